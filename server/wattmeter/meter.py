@@ -1,0 +1,55 @@
+"""A meter: what can be asked for the joules a device has used since some fixed moment, and for its power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from wattmeter.faults import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One metered device. `id` is stable over restarts (a GPU's UUID, say); `source` names the sensor."""
+
+    id: str
+    name: str
+    source: str
+    power_limit_watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one device's sensors said at one moment; a field that was not read or not available is None.
+
+    `energy_joules` is the device's own running counter, whatever its origin. `fault` says why a value that was
+    asked for is missing or must not be trusted.
+    """
+
+    device_id: str
+    monotonic_ns: int
+    unix_seconds: float
+    energy_joules: float | None = None
+    power_watts: float | None = None
+    fault: Fault | None = None
+
+
+class Meter(Protocol):
+    """A source of readings. Calls may block for milliseconds; they come from the sampler's thread only.
+
+    `min_energy_interval_seconds` is the shortest time between two counter reads that the source deserves: an NVML
+    counter steps every 100 ms and a read costs 4 ms, so asking more often only disturbs what is measured.
+    """
+
+    source: str
+    min_energy_interval_seconds: float
+
+    @property
+    def devices(self) -> Sequence[Device]: ...
+
+    def read_energy(self, device_id: str) -> Reading: ...
+
+    def read_power(self, device_id: str) -> Reading: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Sources of joules: one module a source, one line each in the registry."""

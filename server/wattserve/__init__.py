@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server that carries the meter: vLLM, a virtual GPU, or a sidecar."""
