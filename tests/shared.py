@@ -1,4 +1,4 @@
-"""Where recordings and real traces for tests lie, on the machines that have them; a clone elsewhere has none."""
+"""Where recordings and real traces for tests lie on machines that have them; a clone elsewhere has none."""
 
 from __future__ import annotations
 
