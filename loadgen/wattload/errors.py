@@ -1,11 +1,17 @@
-"""What the command line turns into an exit status: bad input (2) and a run that is not valid (1)."""
+"""The two ways a command of wattload fails on purpose."""
 
 from __future__ import annotations
 
 
-class BadInput(ValueError):
-    """Something the user gave cannot be used. The message is one sentence naming the file and line, or the flag."""
+class BadInput(ValueError):  # noqa: N818 - named for what the user reads
+    """What was asked cannot be done: exit status 2, before any load is sent.
+
+    The message is one sentence naming the flag, or the file and line, that is at fault.
+    """
 
 
-class RunInvalid(Exception):
-    """A run ended without a result that can be trusted, or an assertion failed. The message is the reason."""
+class RunInvalid(RuntimeError):  # noqa: N818
+    """The run was made but its figures must not be trusted, or an assertion failed: exit status 1.
+
+    The message is the reason, one sentence; it is the last line a command prints.
+    """

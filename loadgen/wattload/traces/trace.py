@@ -1,0 +1,98 @@
+"""What a trace is once read: columns of equal length, wherever they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixBlocks:
+    """Ragged ids of prompt blocks: row i has `ids[offsets[i]:offsets[i + 1]]`.
+
+    `ids`: int64, shape (M,). `offsets`: int64, shape (N + 1,). Equal ids mean equal tokens. A block holds
+    `block_tokens` tokens, the last of a row what is left of its prompt.
+    """
+
+    ids: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    block_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> tuple[int, ...]:
+        return tuple(self.ids[self.offsets[index] : self.offsets[index + 1]].tolist())
+
+    def take(self, rows: npt.NDArray[np.int64]) -> PrefixBlocks:
+        """The blocks of `rows`, shape (K,), in that order."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return PrefixBlocks(
+            self.ids[np.repeat(self.offsets[rows], lengths) + within], offsets, self.block_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """N requests in order of time; every array has shape (N,).
+
+    `seconds`: float64, since the first request (row 0 is 0.0), never decreasing. `prompt_tokens` and
+    `output_tokens`: int32, at least 1. `session`: int64, -1 where a request belongs to none. `turn`: int32, 0 for
+    the first of a session. `think_seconds`: float64, between the answer before and this turn; NaN for turn 0.
+    `tag`: int16 index into `tags`. `prefix`: ids of shared prompt blocks, None where the trace has none. `texts`:
+    the prompts themselves where the trace holds text, None elsewhere (`prompt_tokens` are then an estimate until
+    a tokenizer has counted them). `sha256` is that of the file (of the description, for an embedded workload).
+    `notes` are sentences a user should read: what was left out by request, what had to be assumed.
+    """
+
+    name: str
+    format: str
+    seconds: npt.NDArray[np.float64]
+    prompt_tokens: npt.NDArray[np.int32]
+    output_tokens: npt.NDArray[np.int32]
+    session: npt.NDArray[np.int64]
+    turn: npt.NDArray[np.int32]
+    think_seconds: npt.NDArray[np.float64]
+    tag: npt.NDArray[np.int16]
+    tags: tuple[str, ...] = ("",)
+    prefix: PrefixBlocks | None = None
+    texts: Sequence[str] | None = None
+    sha256: str = ""
+    licence: str = ""
+    citation: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    @property
+    def span_seconds(self) -> float:
+        """Time the N requests take: last minus first, plus one mean gap for the last (0 for a single request)."""
+        n = len(self)
+        return float(self.seconds[-1] - self.seconds[0]) * n / (n - 1) if n > 1 else 0.0
+
+    @property
+    def rate_rps(self) -> float:
+        """Mean rate over the span, in requests a second; 0 where every request has the same time."""
+        span = self.span_seconds
+        return len(self) / span if span > 0 else 0.0
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Trace:
+        """The rows asked for, in that order; times are left as they are."""
+        return replace(
+            self,
+            seconds=self.seconds[rows],
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            session=self.session[rows],
+            turn=self.turn[rows],
+            think_seconds=self.think_seconds[rows],
+            tag=self.tag[rows],
+            prefix=None if self.prefix is None else self.prefix.take(rows),
+            texts=None if self.texts is None else [self.texts[i] for i in rows],
+        )
