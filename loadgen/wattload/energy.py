@@ -1,4 +1,6 @@
-"""The endpoint's energy, asked over HTTP: what it is, its clock, its series during a run, its joules afterwards.
+"""The endpoint's energy, asked over HTTP:
+
+what it is, its clock, its series during a run, its joules afterwards.
 
 Control plane only, so httpx; the load itself never passes through here. Works in a thread or a greenlet.
 """
@@ -53,7 +55,10 @@ class Probe:
 
 @dataclass(slots=True)
 class EnergyClient:
-    """The energy routes of one server. Raises httpx.HTTPError where the server cannot be reached or refuses."""
+    """The energy routes of one server.
+
+    Raises httpx.HTTPError where the server cannot be reached or refuses.
+    """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
@@ -112,7 +117,7 @@ class EnergyClient:
         return best
 
     def requests(self, ids: Sequence[str]) -> dict[str, RequestJoules]:
-        """POST /energy/requests for any number of ids; an id the server does not know has status "unknown"."""
+        """POST /energy/requests for any number of ids; one that the server does not know is "unknown"."""
         found: dict[str, RequestJoules] = {}
         for start in range(0, len(ids), _SETTLE_BATCH):
             part = list(ids[start : start + _SETTLE_BATCH])
@@ -158,9 +163,9 @@ def probe(
 ) -> Probe:
     """Asks an endpoint what it serves and who meters it, before any load.
 
-    `energy_url`: where the energy routes are (None: the target itself; "none": do not ask). Raises BadInput where
-    the target cannot be reached or serves no such `model`, and where an energy server that was named, or a target
-    that should have one, does not answer as one.
+    `energy_url`: where the energy routes are (None: the target itself; "none": do not ask). Raises BadInput
+    where the target cannot be reached or serves no such `model`, and where an energy server that was named,
+    or a target that should have one, does not answer as one.
     """
     target = base_url(url)
     client = EnergyClient(target, headers or {}, timeout_seconds)
@@ -213,9 +218,10 @@ def _probe_energy(
 class SeriesPoller:
     """Collects the meter's series and the energy split of every `split_seconds` while a run goes on.
 
-    Writes energy.parquet and energy_split.parquet, on the meter's clock. A poll that fails is tried again with the
-    next one, from where the last good one ended, so a hiccup loses nothing; what stays missing is in `errors`.
-    `latest_watts` is for the progress display: the sum over devices of the last power seen, None before that.
+    Writes energy.parquet and energy_split.parquet, on the meter's clock. A poll that fails is tried again
+    with the next one, from where the last good one ended, so a hiccup loses nothing; what stays missing is
+    in `errors`. `latest_watts` is for the progress display: the sum over devices of the last power seen,
+    None before that.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""The requests of a run as NumPy columns, and their latencies. Times count from the moment a request was due."""
+"""The requests of a run as NumPy columns, and their latencies.
+
+Times count from the moment a request was due.
+"""
 
 from __future__ import annotations
 
@@ -140,8 +143,8 @@ def _tags(table: pa.Table) -> npt.NDArray[np.object_]:
 class GapHistogram:
     """Inter-token gaps of a run of any size: quantiles to 0.1 %, mean and maximum exact, in a megabyte.
 
-    The bins are the leading bits of a float32: its exponent and ten bits of its mantissa, so a bin is 2^-10 of its
-    value wide. A negative gap (a clock that stepped) counts as `negative` and nowhere else.
+    The bins are the leading bits of a float32: its exponent and ten bits of its mantissa, so a bin is 2^-10
+    of its value wide. A negative gap (a clock that stepped) counts as `negative` and nowhere else.
     """
 
     _SHIFT = 13
@@ -169,7 +172,8 @@ class GapHistogram:
 
     def edges(self) -> F64:
         """Lower edge of every bin, seconds, shape (len(counts),)."""
-        bits = np.arange(len(self.counts), dtype=np.uint32) << self._SHIFT
+        # Bit patterns beyond the largest finite float are no numbers; no gap can fall there.
+        bits = np.minimum(np.arange(len(self.counts), dtype=np.uint32) << self._SHIFT, 0x7F7FFFFF)
         return bits.view(np.float32).astype(np.float64)
 
     def quantile(self, q: float) -> float:

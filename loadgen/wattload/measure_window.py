@@ -16,9 +16,9 @@ _FALLBACK = 0.2
 def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
     """[start, end) on the client's clock, and the tests behind it.
 
-    The end is that of the planned arrivals: what runs after it is the drain. The start is the warm-up that was
-    given, or the one that MSER-5 finds in the number of requests in flight. Where everything was sent at once
-    there is no steady state, and the window is the whole run up to the last token.
+    The end is that of the planned arrivals: what runs after it is the drain. The start is the warm-up that
+    was given, or the one that MSER-5 finds in the number of requests in flight. Where everything was sent
+    at once there is no steady state, and the window is the whole run up to the last token.
     """
     begin = capture.started_unix
     end = begin + capture.duration_seconds
@@ -45,11 +45,14 @@ def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
 
 
 def in_flight(requests: Requests, start: float, end: float, points: int = 240) -> tuple[F64, float]:
-    """Requests sent and not ended, at the middle of `points` equal intervals of [start, end); and their width."""
+    """Requests sent and not ended, at the middle of `points` equal intervals of [start, end); and their
+    width.
+    """
     width = max((end - start) / points, 1e-9)
     at = start + width * (np.arange(points) + 0.5)
     sent = np.sort(requests.sent[~np.isnan(requests.sent)])
-    # A request that was sent and failed has no last token; when it left is unknown, so it is left out of both.
+    # A request that was sent and failed has no last token; when it left is unknown, so it is left out of
+    # both.
     ended = np.sort(requests.last[~np.isnan(requests.last)])
     alive = np.searchsorted(sent, at, "right") - np.searchsorted(ended, at, "right")
     lost = np.sort(requests.sent[~np.isnan(requests.sent) & np.isnan(requests.last)])
@@ -60,8 +63,6 @@ def _detect(requests: Requests, begin: float, end: float) -> tuple[float, str]:
     series, width = in_flight(requests, begin, end)
     cut = mser5(series)
     if cut is None:
-        return (
-            _FALLBACK * (end - begin),
-            f"not found: MSER-5 on requests in flight has no optimum in the first half; {_FALLBACK:.0%} left out",
-        )
+        why = "MSER-5 on requests in flight has no optimum in the first half"
+        return _FALLBACK * (end - begin), f"not found: {why}; {_FALLBACK:.0%} left out"
     return cut * width, "detected: MSER-5 on requests in flight"

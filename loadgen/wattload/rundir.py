@@ -1,7 +1,7 @@
 """The run directory: which files a run consists of, their columns, and how they are written and read.
 
-`capture.json` holds what was asked of the run and what the endpoint said; with the Parquet files it is all that
-`measure.finish` needs, so that every number of run.json and of the report can be computed again.
+`capture.json` holds what was asked of the run and what the endpoint said; with the Parquet files it is all
+that `measure.finish` needs, so that every number of run.json and of the report can be computed again.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ _ROW_GROUP_ROWS = 32_768
 class Capture(BaseModel):
     """What was asked of a run, and what its endpoint said: the inputs of `measure.finish` besides the tables.
 
-    Written before the first request is sent and again at the end, so that a run cut short can still be read.
-    `started_unix` is the client's time of `due_seconds` 0; `duration_seconds` the planned length of the arrivals.
-    `warmup_seconds` None: the end of the warm-up is detected. `energy_window` is the endpoint's answer to
-    GET /energy for the window, on the meter's clock.
+    Written before the first request is sent and again at the end, so that a run cut short can still be
+    read. `started_unix` is the client's time of `due_seconds` 0; `duration_seconds` the planned length of
+    the arrivals. `warmup_seconds` None: the end of the warm-up is detected. `energy_window` is the
+    endpoint's answer to GET /energy for the window, on the meter's clock.
     """
 
     model_config = ConfigDict(populate_by_name=True, extra="allow")
@@ -210,7 +210,10 @@ class RunDir:
         return _read_parquet(self.requests_path, wanted)
 
     def itl_batches(self, extra: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """requests.parquet a row group at a time: `itl_seconds` and the `extra` columns, in bounded memory."""
+        """requests.parquet a row group at a time:
+
+        `itl_seconds` and the `extra` columns, in bounded memory.
+        """
         wanted = [*extra, "itl_seconds"]
         with _open_parquet(self.requests_path, wanted) as file:
             for group in range(file.metadata.num_row_groups):
@@ -275,8 +278,9 @@ def _read_parquet(path: Path, columns: list[str]) -> pa.Table:
 class TableWriter:
     """Appends record batches to a crash-safe stream and turns it into a Parquet file when closed.
 
-    A Parquet file has its directory at the end, so one that was never closed cannot be read. Batches therefore go
-    to an Arrow stream, each flushed, and what was flushed survives the process; `recover` does the rest.
+    A Parquet file has its directory at the end, so one that was never closed cannot be read. Batches
+    therefore go to an Arrow stream, each flushed, and what was flushed survives the process; `recover` does
+    the rest.
     """
 
     def __init__(self, partial: Path, final: Path, schema: pa.Schema) -> None:

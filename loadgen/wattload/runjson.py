@@ -33,7 +33,10 @@ class ArrivalsInfo(Section):
 
 
 class WorkloadInfo(Section):
-    """`sha256` is the trace's; `schedule_sha256` the schedule's (equal: the same requests at the same times)."""
+    """`sha256` is the trace's; `schedule_sha256` the schedule's (equal:
+
+    the same requests at the same times).
+    """
 
     trace: str
     sha256: str | None = None
@@ -45,7 +48,9 @@ class WorkloadInfo(Section):
 
 
 class ClockInfo(Section):
-    """`offset_seconds` is the meter's clock minus the client's; the truth lies within +-`uncertainty_seconds`."""
+    """`offset_seconds` is the meter's clock minus the client's; the truth lies within
+    +-`uncertainty_seconds`.
+    """
 
     offset_seconds: float
     uncertainty_seconds: float
@@ -113,8 +118,9 @@ class TokensInfo(Section):
 
 
 class PerRequest(Section):
-    """`mean` is the window's whole energy, idle and unattributed included, over the requests completed of those
-    due in the window; the quantiles are of the requests' own attributed joules, which exclude idle."""
+    """`mean` is the window's whole energy, idle and unattributed included, over the requests completed of
+    those due in the window; the quantiles are of the requests' own attributed joules, which exclude idle.
+    """
 
     mean: float | None = None
     ci95: tuple[float, float] | None = None

@@ -1,9 +1,10 @@
 """Confidence intervals for series that are correlated in time.
 
-Requests that run together share batches, queues and bursts, so treating them as independent makes intervals too
-narrow. Everything here is built on batch means (Schmeiser 1982; Law, Simulation Modeling and Analysis, 9.5): the
-series is cut into batches in time order, long enough that the batch means pass a test of independence, and a
-Student interval is taken over the batch means. docs/statistics.md has the coverage measured.
+Requests that run together share batches, queues and bursts, so treating them as independent makes intervals
+too narrow. Everything here is built on batch means (Schmeiser 1982; Law, Simulation Modeling and Analysis,
+9.5): the series is cut into batches in time order, long enough that the batch means pass a test of
+independence, and a Student interval is taken over the batch means. docs/statistics.md has the coverage
+measured.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ _Z90 = 1.2815515655446004
 class Interval:
     """An estimate with its confidence interval and how it was obtained.
 
-    `correlated`: even the longest batches were still correlated in time, so the interval is a lower limit of the
-    true width. `standard_error` and `degrees` (of freedom) are what `minimum_detectable_difference` needs.
+    `correlated`: even the longest batches were still correlated in time, so the interval is a lower limit
+    of the true width. `standard_error` and `degrees` (of freedom) are what `minimum_detectable_difference`
+    needs.
     """
 
     estimate: float
@@ -58,7 +60,10 @@ class Interval:
 
 
 def mean_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval | None:
-    """Interval of the mean of `values`, shape (N,), in time order. None where N < 8: too few to say anything."""
+    """Interval of the mean of `values`, shape (N,), in time order.
+
+    None where N < 8: too few to say anything.
+    """
     series = np.asarray(values, np.float64)
     return ratio_interval(series, np.ones_like(series), confidence=confidence)
 
@@ -68,8 +73,9 @@ def ratio_interval(
 ) -> Interval | None:
     """Interval of sum(numerators) / sum(denominators), both of shape (N,) in time order.
 
-    The delta method on batch sums (Law, 9.5.3): with R the ratio, the residuals z = numerator - R x denominator
-    have mean 0, and Var(R) = Var(mean z) / (mean denominator)^2. None where N < 8 or the denominators sum to 0.
+    The delta method on batch sums (Law, 9.5.3): with R the ratio, the residuals z = numerator - R x
+    denominator have mean 0, and Var(R) = Var(mean z) / (mean denominator)^2. None where N < 8 or the
+    denominators sum to 0.
     """
     top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     if top.shape != bottom.shape or top.ndim != 1:
@@ -87,9 +93,9 @@ def ratio_interval(
 def quantile_interval(values: npt.ArrayLike, q: float, *, confidence: float = 0.95) -> Interval | None:
     """Interval of the `q` quantile of `values`, shape (N,), in time order, by batch quantiles (sectioning).
 
-    The quantile is taken in each batch; the spread of those around the quantile of the whole gives the interval
-    (Asmussen and Glynn, Stochastic Simulation, III.5a). None where a batch would have under 3 values beyond the
-    quantile, since its own quantile would then mean nothing.
+    The quantile is taken in each batch; the spread of those around the quantile of the whole gives the
+    interval (Asmussen and Glynn, Stochastic Simulation, III.5a). None where a batch would have under 3
+    values beyond the quantile, since its own quantile would then mean nothing.
     """
     series = np.asarray(values, np.float64)
     needed = 3 / max(min(q, 1 - q), 1e-9)
@@ -134,7 +140,8 @@ def lag1(values: F64) -> float:
 
 
 def _standard_error(residuals: F64) -> tuple[float, int, bool]:
-    """Standard error of the mean of `residuals`, the number of batches used, and whether they were correlated.
+    """Standard error of the mean of `residuals`, the number of batches used, and whether they were
+    correlated.
 
     The most batches whose means pass a one-sided test of lag-1 correlation at 10 % (von Neumann's, normal
     approximation) are taken; what correlation is left is corrected for as in an AR(1) series, which keeps

@@ -34,11 +34,12 @@ class Trend:
 
 
 def mser5(values: npt.ArrayLike) -> int | None:
-    """How many of the first `values`, shape (N,), to leave out as warm-up; None where no answer can be trusted.
+    """How many of the first `values`, shape (N,), to leave out as warm-up; None where no answer can be
+    trusted.
 
-    MSER-5 (White 1997): of the means of five, the truncation d is taken that minimises
-    S^2(d) / (n - d)^2, S^2(d) the sum of squares about the mean of what is kept. An optimum in the second half
-    means that the series never became steady: None.
+    MSER-5 (White 1997): of the means of five, the truncation d is taken that minimises S^2(d) / (n - d)^2,
+    S^2(d) the sum of squares about the mean of what is kept. An optimum in the second half means that the
+    series never became steady: None.
     """
     series = np.asarray(values, np.float64)
     n = len(series) // _MSER_BATCH
@@ -58,8 +59,9 @@ def mser5(values: npt.ArrayLike) -> int | None:
 def trend(values: npt.ArrayLike, series: str, *, batches: int = 20) -> Trend | None:
     """Whether `values`, shape (N,), drift. None where there are fewer than 8 to judge by.
 
-    Mann-Kendall on at most `batches` batch means, since single values are correlated; steady unless p < 0.01 and
-    the drift over the series exceeds 25 % of its mean: with enough data any drift is sure, not every one matters.
+    Mann-Kendall on at most `batches` batch means, since single values are correlated; steady unless p <
+    0.01 and the drift over the series exceeds 25 % of its mean: with enough data any drift is sure, not
+    every one matters.
     """
     data = np.asarray(values, np.float64)
     count = min(batches, len(data))
@@ -68,7 +70,7 @@ def trend(values: npt.ArrayLike, series: str, *, batches: int = 20) -> Trend | N
     size = len(data) // count
     means = data[len(data) - count * size :].reshape(count, size).mean(axis=1)
     order = np.arange(count, dtype=np.float64)
-    tau, p = stats.kendalltau(order, means)
+    _tau, p = stats.kendalltau(order, means)
     p_value = float(p) if math.isfinite(p) else 1.0
     slope = float(stats.theilslopes(means, order)[0])
     level = abs(float(means.mean()))

@@ -1,0 +1,309 @@
+"""From a run directory to run.json:
+
+`collect` asks the endpoint what is still open, `finish` computes the rest.
+
+`finish` needs no network: every number comes from capture.json and the Parquet files, and comes out the
+same again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wattload.energy import EnergyClient, RequestJoules
+from wattload.footprint import footprint
+from wattload.measure_columns import F64, GapHistogram, Requests, gap_histogram, read_requests
+from wattload.measure_energy import RunData, measure_energy
+from wattload.measure_window import decide_window
+from wattload.rundir import REQUEST_SCHEMA, Capture, RunDir, parquet_writer, write_atomically
+from wattload.runjson import (
+    RUN_SCHEMA,
+    Distribution,
+    Lag,
+    LatencyInfo,
+    LoadInfo,
+    RequestsInfo,
+    RunJson,
+    SloInfo,
+    TokensInfo,
+    WindowInfo,
+)
+from wattload.slo import met
+from wattload.statistics import mean_interval, quantile_interval
+
+_QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
+
+
+def collect(run: RunDir, client: EnergyClient, *, settle_seconds: float = 15.0) -> list[str]:
+    """Asks the endpoint for what it can only say after the load:
+
+    requests' settled joules, the window's energy.
+
+    Rewrites requests.parquet and capture.json. Gives back sentences on what could not be had; never raises
+    for the network's sake, since the run directory is worth keeping whatever the endpoint does now.
+    """
+    capture = run.load_capture()
+    problems: list[str] = []
+    try:
+        ids = run.read_requests(["request_id", "sent_unix"])
+        sent = ids.filter(pa.compute.is_valid(ids.column("sent_unix")))
+        found = client.settle(sent.column("request_id").to_pylist(), timeout_seconds=settle_seconds)
+        rewrite_requests(run, found)
+        late = sum(1 for entry in found.values() if entry.status == "provisional")
+        if late:
+            problems.append(f"{late} requests were still provisional {settle_seconds:g} s after the load")
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        problems.append(f"the requests' settled energy could not be fetched: {error}")
+    try:
+        window = decide_window(capture, read_requests(run))
+        offset = capture.clock.offset_seconds if capture.clock is not None else 0.0
+        if window.end_unix > window.start_unix:
+            capture.energy_window = client.window(window.start_unix + offset, window.end_unix + offset)
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        problems.append(f"the window's energy could not be fetched: {error}")
+    run.save_capture(capture)
+    return problems
+
+
+def rewrite_requests(run: RunDir, found: Mapping[str, RequestJoules]) -> None:
+    """Puts settled energy into requests.parquet, a row group at a time; the old file stays until all is
+    written.
+    """
+
+    def settled(table: pa.Table) -> pa.Table:
+        entries = [found.get(key) for key in table.column("request_id").to_pylist()]
+        old = table.column("energy_status").to_pylist()
+        columns: dict[str, list[Any]] = {
+            "energy_joules": [e.joules if e else None for e in entries],
+            "prefill_joules": [e.prefill_joules if e else None for e in entries],
+            "decode_joules": [e.decode_joules if e else None for e in entries],
+            "energy_status": [e.status if e else o for e, o in zip(entries, old, strict=True)],
+        }
+        for name, values in columns.items():
+            fresh = pa.array(values, REQUEST_SCHEMA.field(name).type)
+            if name != "energy_status":
+                # What the response said stays where the endpoint has no later figure.
+                fresh = pa.compute.coalesce(fresh, table.column(name).combine_chunks())
+            table = table.set_column(table.schema.get_field_index(name), name, fresh)
+        return table
+
+    _rewrite(run, settled)
+
+
+def _mark_window(run: RunDir, window: WindowInfo) -> None:
+    def mark(table: pa.Table) -> pa.Table:
+        due = table.column("due_unix").to_numpy()
+        inside = pa.array((due >= window.start_unix) & (due < window.end_unix))
+        return table.set_column(table.schema.get_field_index("in_window"), "in_window", inside)
+
+    _rewrite(run, mark)
+
+
+def _rewrite(run: RunDir, change: Any) -> None:
+    run.read_requests(
+        ["index"]
+    )  # recovers a partial file, and says in a sentence what is wrong with the file
+    temporary = run.requests_path.with_name(".requests.parquet.new")
+    with (
+        pq.ParquetFile(run.requests_path) as source,
+        parquet_writer(temporary, source.schema_arrow) as sink,
+    ):
+        for group in range(source.metadata.num_row_groups):
+            sink.write_table(change(source.read_row_group(group)))
+    temporary.replace(run.requests_path)
+
+
+def finish(run: RunDir) -> RunJson:
+    """Computes run.json from the directory and writes it. Raises BadInput where a file cannot be used."""
+    capture = run.load_capture()
+    requests = read_requests(run)
+    window = decide_window(capture, requests)
+    inside = requests.within(window.start_unix, window.end_unix)
+    data = RunData(capture, window, requests, inside, run.read_energy(), run.read_split())
+    energy = measure_energy(data)
+    absent = dict(energy.absent)
+    gaps = gap_histogram(run, requests.index[data.done])
+    latency = _latency(requests, data, gaps, absent)
+    reasons = [*_invalid(capture, data), *energy.reasons]
+    result = RunJson(
+        schema=RUN_SCHEMA,
+        name=capture.name,
+        started_unix=capture.started_unix,
+        finished_unix=capture.finished_unix,
+        valid=not reasons,
+        reasons=reasons,
+        versions=capture.versions,
+        host=capture.host,
+        target=capture.target,
+        clock=capture.clock,
+        workload=capture.workload,
+        window=window,
+        requests=_requests(requests, data),
+        load=_load(requests, data, absent),
+        latency=latency,
+        tokens=_tokens(requests, data, absent),
+        energy=energy.info,
+        slo=_slo(capture, data, energy.info.total_joules),
+        footprint=footprint(capture.config.get("footprint") or {}, energy.info),
+        absent=absent,
+        config=capture.config,
+    )
+    _mark_window(run, window)
+    write_atomically(run.run_json_path, result.as_text())
+    return result
+
+
+def _invalid(capture: Capture, data: RunData) -> list[str]:
+    reasons = list(capture.reasons)
+    if capture.interrupted:
+        reasons.append(capture.interrupted)
+    elif capture.finished_unix is None:
+        reasons.append("the run was cut short: it has no end")
+    missing = (capture.planned_requests or 0) - len(data.requests)
+    if missing > 0:
+        reasons.append(f"{missing} planned requests have no row in requests.parquet")
+    if data.window.end_unix <= data.window.start_unix:
+        reasons.append("the measurement window is empty: the run ended inside its warm-up")
+    elif not data.inside.any():
+        reasons.append("no request was due in the measurement window")
+    elif not data.done.any():
+        reasons.append("no request due in the measurement window completed")
+    return reasons
+
+
+def _requests(requests: Requests, data: RunData) -> RequestsInfo:
+    outcomes = requests.outcomes
+    return RequestsInfo(
+        planned=max(len(requests), data.capture.planned_requests or 0),
+        sent=int((~np.isnan(requests.sent)).sum()),
+        completed=outcomes.get("completed", 0),
+        failed={name: count for name, count in sorted(outcomes.items()) if name != "completed"},
+        in_window=int(data.inside.sum()),
+        completed_in_window=int(data.done.sum()),
+    )
+
+
+def _load(requests: Requests, data: RunData, absent: dict[str, str]) -> LoadInfo:
+    length = data.window.end_unix - data.window.start_unix
+    if length <= 0:
+        absent["load"] = "the measurement window is empty"
+        return LoadInfo()
+    sent = ~np.isnan(requests.sent)
+    sent_inside = sent & (requests.sent >= data.window.start_unix) & (requests.sent < data.window.end_unix)
+    lag = (requests.sent - requests.due)[data.inside & sent]
+    if not len(lag):
+        absent["load.send_lag_seconds"] = "no request due in the window was sent"
+    return LoadInfo(
+        planned_rps=int(data.inside.sum()) / length,
+        achieved_rps=int(sent_inside.sum()) / length,
+        send_lag_seconds=Lag(
+            p50=float(np.quantile(lag, 0.5)), p99=float(np.quantile(lag, 0.99)), max=float(lag.max())
+        )
+        if len(lag)
+        else None,
+    )
+
+
+def _latency(requests: Requests, data: RunData, gaps: GapHistogram, absent: dict[str, str]) -> LatencyInfo:
+    """Over the completed of the requests due in the window; how many failed stands in `requests`."""
+    latency = LatencyInfo(
+        ttft_seconds=distribution(requests.ttft[data.done]),
+        tpot_seconds=distribution(requests.tpot[data.done]),
+        e2e_seconds=distribution(requests.e2e[data.done]),
+    )
+    if gaps.n:
+        latency.itl_seconds = Distribution(
+            mean=gaps.total / gaps.n,
+            max=gaps.maximum,
+            n=gaps.n,
+            p50=gaps.quantile(0.5),
+            p90=gaps.quantile(0.9),
+            p95=gaps.quantile(0.95),
+            p99=gaps.quantile(0.99),
+        )
+    for name in ("ttft_seconds", "tpot_seconds", "e2e_seconds", "itl_seconds"):
+        if getattr(latency, name) is None:
+            absent[f"latency.{name}"] = "no completed request due in the window has one"
+    return latency
+
+
+def distribution(values: F64) -> Distribution | None:
+    """Mean, quantiles, maximum and their intervals of `values` in time order; NaN are left out.
+
+    None for none.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None
+    interval = mean_interval(known)
+    spread = {name: quantile_interval(known, q) for name, q in _QUANTILES}
+    return Distribution(
+        mean=float(known.mean()),
+        max=float(known.max()),
+        n=len(known),
+        ci95=interval.pair if interval is not None else None,
+        quantile_ci95={name: value.pair for name, value in spread.items() if value is not None},
+        **_quantiles(known),
+    )
+
+
+def _quantiles(values: F64) -> dict[str, Any]:
+    found = np.quantile(values, [q for _, q in _QUANTILES])
+    return {name: float(value) for (name, _), value in zip(_QUANTILES, found, strict=True)}
+
+
+def _tokens(requests: Requests, data: RunData, absent: dict[str, str]) -> TokensInfo:
+    done = data.done
+    length = data.window.end_unix - data.window.start_unix
+    prompt, output = requests.prompt[done], requests.output[done]
+    tokens = TokensInfo()
+    if not done.any() or np.isnan(output).all():
+        absent["tokens"] = "no completed request due in the window has token counts"
+        return tokens
+    unknown = int((np.isnan(prompt) | np.isnan(output)).sum())
+    if unknown:
+        absent["tokens.partial"] = (
+            f"{unknown} completed requests gave no token counts and are not in the sums"
+        )
+    tokens.prompt, tokens.output = int(np.nansum(prompt)), int(np.nansum(output))
+    tokens.prompt_per_second, tokens.output_per_second = tokens.prompt / length, tokens.output / length
+    wrong = (prompt != requests.prompt_planned[done]) | (output != requests.output_planned[done])
+    tokens.mismatches = int((wrong & ~np.isnan(prompt) & ~np.isnan(output)).sum())
+    cached = requests.cached[done]
+    tokens.cached = int(np.nansum(cached)) if (~np.isnan(cached)).any() else None
+    return tokens
+
+
+def _slo(capture: Capture, data: RunData, total_joules: float | None) -> SloInfo | None:
+    """The limits' outcome over the requests due in the window. One that failed missed them."""
+    if capture.slo is None:
+        return None
+    info = SloInfo(**capture.slo.model_dump())
+    requests, count = data.requests, int(data.inside.sum())
+    length = data.window.end_unix - data.window.start_unix
+    if not count or length <= 0:
+        return info
+    good = met(
+        capture.slo,
+        completed=data.done,
+        ttft_seconds=requests.ttft,
+        tpot_seconds=requests.tpot,
+        e2e_seconds=requests.e2e,
+    )
+    hits = int(good.sum())
+    info.met_fraction = hits / count
+    interval = mean_interval(good[data.inside].astype(np.float64))
+    if interval is not None:
+        # A share lies in [0, 1]; the Student interval does not know that.
+        info.met_ci95 = (max(0.0, interval.low), min(1.0, interval.high))
+    info.goodput_rps = hits / length
+    if hits and total_joules is not None and math.isfinite(total_joules):
+        info.joules_per_good_request = total_joules / hits
+    return info
