@@ -1,1 +1,41 @@
+"""The report of a run: `build` writes report.html from the run directory alone."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+from wattload.errors import BadInput
+from wattload.measure_columns import gap_histogram, read_requests
+from wattload.measure_energy import RunData
+from wattload.report.page import render
+from wattload.rundir import RunDir, read_json, write_atomically
+from wattload.runjson import RUN_SCHEMA, RunJson
+
+__all__ = ["build", "load_run_json"]
+
+
+def load_run_json(run: RunDir) -> RunJson:
+    """run.json. Raises BadInput where it is missing, cut short, or of another schema."""
+    raw = read_json(run.run_json_path)
+    if raw.get("schema") != RUN_SCHEMA:
+        raise BadInput(
+            f"{run.run_json_path}: has schema {raw.get('schema')!r}, this wattload reads {RUN_SCHEMA!r} only"
+        )
+    try:
+        return RunJson.model_validate(raw)
+    except ValueError as error:
+        raise BadInput(f"{run.run_json_path}: {str(error).splitlines()[-2].strip()}") from error
+
+
+def build(run: RunDir | Path | str) -> Path:
+    """Writes report.html beside run.json (which `measure.finish` has made) and gives back its path."""
+    where = run if isinstance(run, RunDir) else RunDir.open(run)
+    result, capture = load_run_json(where), where.load_capture()
+    requests = read_requests(where)
+    if result.window is None:
+        raise BadInput(f"{where.run_json_path}: has no window")
+    inside = requests.within(result.window.start_unix, result.window.end_unix)
+    data = RunData(capture, result.window, requests, inside, where.read_energy(), where.read_split())
+    gaps = gap_histogram(where, requests.index[data.done])
+    write_atomically(where.report_path, render(result, data, gaps))
+    return where.report_path

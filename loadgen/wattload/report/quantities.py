@@ -1,0 +1,60 @@
+"""Numbers as people read them:
+
+three significant digits, a prefix where one helps, "modelled" where it is due.
+"""
+
+from __future__ import annotations
+
+import math
+
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
+_PREFIXED = {"J", "W", "J/token"}
+
+
+def digits(value: float, significant: int = 3) -> str:
+    """`value` with `significant` digits, thousands separated, in scientific notation only below 1e-5."""
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size >= significant - 1:
+        return f"{value:,.0f}"
+    if size < -5:
+        return f"{value:.{significant - 1}e}"
+    return f"{value:.{significant - 1 - size}f}"
+
+
+def quantity(value: float | None, unit: str, *, modelled: bool = False) -> str:
+    """`value` in its `unit`; a dash where it is None.
+
+    Joules and watts get a prefix, seconds become ms below 1.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    factor, prefix = _prefix(value, unit)
+    text = f"{digits(value / factor)} {prefix}{unit}".rstrip()
+    return f"{text} modelled" if modelled and unit[:1] in ("J", "W") else text
+
+
+def interval(pair: tuple[float, float] | None, unit: str, around: float | None) -> str:
+    """`[low, high]` with the prefix that `around` has, or an empty string where there is no interval."""
+    if pair is None or around is None:
+        return ""
+    factor, prefix = _prefix(around, unit)
+    low, high = (digits(edge / factor) for edge in pair)
+    return f"[{low}, {high}] {prefix}{unit}".rstrip()
+
+
+def percent(fraction: float | None, places: int = 1) -> str:
+    return "–" if fraction is None else f"{fraction * 100:.{places}f} %"
+
+
+def _prefix(value: float, unit: str) -> tuple[float, str]:
+    size = abs(value)
+    if unit == "s":
+        return (1e-3, "m") if 0 < size < 1 else (1.0, "")
+    if unit in _PREFIXED and size > 0:
+        # 1,500 J reads better than 1.5 kJ beside other joules; only five digits and more get a kilo.
+        for factor, prefix in _PREFIXES:
+            if size >= factor * (10 if factor >= 1e3 else 1):
+                return factor, prefix
+    return 1.0, ""

@@ -1,0 +1,85 @@
+"""How plots look:
+
+colours that colour-blind readers tell apart, text as text, and one SVG to put into a page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Okabe and Ito (2008), "Color Universal Design": distinguishable with every common colour blindness.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#7a7a7a"
+PARTS = {"idle": "#b8bcc2", "prefill": ORANGE, "decode": BLUE, "unattributed": PURPLE}
+
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666a70",
+    "axes.labelcolor": "#33373d",
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e8eb",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#55595f",
+    "ytick.color": "#55595f",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.4,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+}
+
+
+def _settings(salt: str | None = None) -> Any:
+    return {**_SETTINGS, "svg.hashsalt": salt}
+
+
+@contextmanager
+def plotting(width: float = 7.6, height: float = 2.7) -> Iterator[Figure]:
+    """A figure of `width` x `height` inches in the project's style; nothing of pyplot's global state is
+    touched.
+    """
+    with mpl.rc_context(_settings()):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element. `name` keeps its ids apart from those of the page's other plots."""
+    with mpl.rc_context(_settings(name)):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Sizes in points would stop the plot from following the page's width.
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*" ', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1)
+    return re.sub(
+        r'(id="|#)((?:figure|axes|patch|line2d|text|legend|matplotlib|xtick|ytick|PathCollection|'
+        r"FillBetweenPolyCollection|LineCollection|QuadMesh)[._\w]*)",
+        rf"\1{name}-\2",
+        text,
+    )
+
+
+def legend_above(axes: Axes, columns: int = 6) -> None:
+    """A legend in one row over the plot, where it hides no data."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=1.4)
