@@ -1,0 +1,287 @@
+"""Recordings: step records and meter readings of a run on disk, to evaluate, refit or replay it later.
+
+A recording is a folder with `meta.json`, `steps-NNNNN.npz` and `readings-NNNNN.npz`. The chunks are numbered
+in the order they were written, each complete by itself: what a killed server leaves behind is readable.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wattmeter.meter import Reading
+from wattmeter.steps import I64, StepBatch
+
+F64 = npt.NDArray[np.float64]
+SCHEMA = "wattmeter.recording/1"
+STEP_COLUMNS = ("index", "launch_ns", "end_ns")
+ENTRY_COLUMNS = (
+    "step",
+    "request",
+    "prefill_tokens",
+    "decode_tokens",
+    "context_tokens",
+    "cached_tokens",
+    "draft_tokens",
+    "accepted_tokens",
+)
+STEPS_PER_CHUNK = 5000
+READINGS_PER_CHUNK = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class CounterSeries:
+    """One device's readings: `monotonic_ns`, `energy_joules`, `power_watts`, each (N,), nan if not read."""
+
+    monotonic_ns: I64
+    energy_joules: F64
+    power_watts: F64
+
+    def updates(self) -> tuple[I64, F64]:
+        """(ns, joules) of the readings at which the counter had a new value: where its edges were seen."""
+        read = np.flatnonzero(np.isfinite(self.energy_joules))
+        energy = self.energy_joules[read]
+        new = np.flatnonzero(np.diff(energy) != 0) + 1
+        return self.monotonic_ns[read][new], energy[new]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Step records, the readings of each device, and what `meta.json` said (times: see `unix_of`)."""
+
+    steps: StepBatch
+    devices: dict[str, CounterSeries]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unix_minus_monotonic_seconds(self) -> float:
+        return float(self.meta.get("unix_minus_monotonic_seconds", 0.0))
+
+    def monotonic_ns_of(self, unix_seconds: float) -> int:
+        return round((unix_seconds - self.unix_minus_monotonic_seconds) * 1e9)
+
+
+def concatenate(batches: Sequence[StepBatch]) -> StepBatch:
+    """One batch of all the steps, in the order given; request ids that occur in several become one."""
+    numbers: dict[str, int] = {}
+    columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*STEP_COLUMNS, *ENTRY_COLUMNS)}
+    before = 0
+    for batch in batches:
+        mapping = np.array([numbers.setdefault(name, len(numbers)) for name in batch.request_ids], np.int32)
+        for name in (*STEP_COLUMNS, *ENTRY_COLUMNS):
+            column = getattr(batch, name)
+            if name == "step":
+                column = column + before
+            elif name == "request" and len(column):
+                column = mapping[column]
+            columns[name].append(column)
+        before += len(batch)
+
+    def joined(name: str) -> Any:
+        dtype = np.int64 if name in STEP_COLUMNS else np.int32
+        parts = columns[name]
+        return (np.concatenate(parts) if parts else np.zeros(0)).astype(dtype)
+
+    return StepBatch(
+        **{name: joined(name) for name in columns},
+        request_ids=tuple(numbers),
+        lost_steps=sum(batch.lost_steps for batch in batches),
+    )
+
+
+def rows(steps: StepBatch, start: int, stop: int) -> StepBatch:
+    """Steps `start` to `stop` (exclusive) of a batch; request ids stay as they are numbered."""
+    first, last = np.searchsorted(steps.step, [start, stop])
+    return StepBatch(
+        **{name: getattr(steps, name)[start:stop] for name in STEP_COLUMNS},
+        **{
+            name: getattr(steps, name)[first:last] - (start if name == "step" else 0)
+            for name in ENTRY_COLUMNS
+        },
+        request_ids=steps.request_ids,
+    )
+
+
+def between(steps: StepBatch, start_ns: int, end_ns: int) -> StepBatch:
+    """The steps that end after `start_ns` and were launched before `end_ns`."""
+    first = int(np.searchsorted(steps.end_ns, start_ns, side="right"))
+    stop = int(np.searchsorted(steps.launch_ns, end_ns, side="left"))
+    return rows(steps, first, max(first, stop))
+
+
+class RecordingWriter:
+    """Writes a recording into `folder` (made if missing, ValueError if one is in it). Thread-safe."""
+
+    def __init__(self, folder: Path | str, meta: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / "meta.json").exists():
+            raise ValueError(f"recording: {self.folder} already holds one")
+        self._lock = threading.Lock()
+        self._batches: list[StepBatch] = []
+        self._readings: list[Reading] = []
+        self._written = {"steps": 0, "readings": 0}
+        self._held = 0
+        content = {"schema": SCHEMA, **meta}
+        (self.folder / "meta.json").write_text(json.dumps(content, indent=2) + "\n")
+
+    def add_steps(self, batch: StepBatch) -> None:
+        with self._lock:
+            self._batches.append(batch)
+            self._held += len(batch)
+            if self._held >= STEPS_PER_CHUNK:
+                self._flush_steps()
+
+    def add_reading(self, reading: Reading) -> None:
+        with self._lock:
+            self._readings.append(reading)
+            if len(self._readings) >= READINGS_PER_CHUNK:
+                self._flush_readings()
+
+    def flush(self) -> None:
+        """Write what is held, so that the folder is complete up to now."""
+        with self._lock:
+            self._flush_steps()
+            self._flush_readings()
+
+    close = flush
+
+    def _save(self, kind: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        final = self.folder / f"{kind}-{self._written[kind]:05d}.npz"
+        partial = final.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        partial.rename(final)
+        self._written[kind] += 1
+
+    def _flush_steps(self) -> None:
+        if not self._batches:
+            return
+        batch = concatenate(self._batches)
+        self._batches, self._held = [], 0
+        arrays: dict[str, npt.NDArray[Any]] = {
+            name: getattr(batch, name) for name in (*STEP_COLUMNS, *ENTRY_COLUMNS)
+        }
+        arrays["request_ids"] = np.array(batch.request_ids, dtype=np.str_)
+        arrays["lost_steps"] = np.array([batch.lost_steps], dtype=np.int64)
+        self._save("steps", arrays)
+
+    def _flush_readings(self) -> None:
+        if not self._readings:
+            return
+        held, self._readings = self._readings, []
+
+        def column(values: Iterable[float | None]) -> F64:
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+        self._save(
+            "readings",
+            {
+                "device_id": np.array([r.device_id for r in held], dtype=np.str_),
+                "monotonic_ns": np.array([r.monotonic_ns for r in held], dtype=np.int64),
+                "unix_seconds": column(r.unix_seconds for r in held),
+                "energy_joules": column(r.energy_joules for r in held),
+                "power_watts": column(r.power_watts for r in held),
+                "fault": np.array([str(r.fault) if r.fault else "" for r in held], dtype=np.str_),
+            },
+        )
+
+
+def read(folder: Path | str) -> Recording:
+    """Read a recording; raises ValueError with one sentence where the folder holds none or a broken one."""
+    path = Path(folder)
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"recording: {path / 'meta.json'} cannot be read: {error}") from None
+    if meta.get("schema") != SCHEMA:
+        raise ValueError(f"recording: {path / 'meta.json'} is not a {SCHEMA}")
+    batches = []
+    for file in sorted(path.glob("steps-*.npz")):
+        with np.load(file, allow_pickle=False) as data:
+            batches.append(
+                StepBatch(
+                    **{name: data[name] for name in (*STEP_COLUMNS, *ENTRY_COLUMNS)},
+                    request_ids=tuple(str(name) for name in data["request_ids"]),
+                    lost_steps=int(data["lost_steps"][0]),
+                )
+            )
+    parts: dict[str, list[tuple[I64, F64, F64]]] = {}
+    offsets = []
+    for file in sorted(path.glob("readings-*.npz")):
+        with np.load(file, allow_pickle=False) as data:
+            offsets.append(data["unix_seconds"] - data["monotonic_ns"] * 1e-9)
+            for device in np.unique(data["device_id"]):
+                mine = data["device_id"] == device
+                parts.setdefault(str(device), []).append(
+                    (data["monotonic_ns"][mine], data["energy_joules"][mine], data["power_watts"][mine])
+                )
+    if offsets:
+        meta.setdefault("unix_minus_monotonic_seconds", float(np.median(np.concatenate(offsets))))
+    devices = {
+        device: CounterSeries(*(np.concatenate(columns) for columns in zip(*chunks, strict=True)))
+        for device, chunks in parts.items()
+    }
+    return Recording(concatenate(batches), devices, meta)
+
+
+def read_lines(folder: Path | str) -> Recording:
+    """Read a recording in the line formats of the H200 study: nvml.csv.gz, steps.jsonl.gz and recs.json.gz.
+
+    nvml: unix seconds, energy mJ, power mW, instant mW. steps: `[unix seconds, [[request id, scheduled
+    tokens, context before, prompt tokens], ...]]` at the launch of a step and `["done", unix seconds,
+    tokens]` at its end, first launched first done. recs: request records and phase marks, kept in `meta`.
+    Monotonic nanoseconds here are the UNIX time's, from the whole second before the first reading
+    (`unix_minus_monotonic_seconds`), so that float64 keeps them exact.
+    """
+    path = Path(folder)
+    with gzip.open(path / "nvml.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.float64)
+    with gzip.open(path / "recs.json.gz", "rt") as file:
+        meta: dict[str, Any] = json.load(file)
+    offset = float(np.floor(table[0, 0]))
+    meta["unix_minus_monotonic_seconds"] = offset
+    launches: list[float] = []
+    ends: list[float] = []
+    entries: list[tuple[int, int, int, int, int]] = []
+    numbers: dict[str, int] = {}
+    with gzip.open(path / "steps.jsonl.gz", "rt") as file:
+        for line in file:
+            event = json.loads(line)
+            if event[0] == "done":
+                ends.append(event[1])
+                continue
+            for name, scheduled, context, prompt in event[1]:
+                prefill = max(min(scheduled, prompt - context), 0)
+                request = numbers.setdefault(name, len(numbers))
+                entries.append((len(launches), request, prefill, scheduled - prefill, context))
+            launches.append(event[0])
+    if len(ends) != len(launches):
+        raise ValueError(f"recording: {path}: {len(launches)} steps launched but {len(ends)} done")
+    table_ns = np.round((table[:, 0] - offset) * 1e9).astype(np.int64)
+    array = np.array(entries, dtype=np.int32).reshape(-1, 5)
+    zeros = np.zeros(len(array), dtype=np.int32)
+    steps = StepBatch(
+        index=np.arange(len(launches), dtype=np.int64),
+        launch_ns=np.round((np.array(launches) - offset) * 1e9).astype(np.int64),
+        end_ns=np.round((np.array(ends) - offset) * 1e9).astype(np.int64),
+        step=array[:, 0].copy(),
+        request=array[:, 1].copy(),
+        prefill_tokens=array[:, 2].copy(),
+        decode_tokens=array[:, 3].copy(),
+        context_tokens=array[:, 4].copy(),
+        cached_tokens=zeros,
+        draft_tokens=zeros,
+        accepted_tokens=zeros,
+        request_ids=tuple(numbers),
+    )
+    device = CounterSeries(table_ns, table[:, 1] * 1e-3, table[:, 3] * 1e-3)
+    return Recording(steps, {"gpu-0": device}, meta)
