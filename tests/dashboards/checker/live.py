@@ -1,4 +1,4 @@
-"""What is wrong with a dashboard once a real Prometheus is asked: errors, empty answers, labels that are not there."""
+"""What is wrong with a dashboard once a real Prometheus is asked: errors, empty answers, labels not there."""
 
 from __future__ import annotations
 
