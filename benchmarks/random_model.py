@@ -1,10 +1,10 @@
-"""Writes a model of random weights that vLLM can serve with `--load-format dummy`: a configuration and a tokenizer.
+"""Writes a model of random weights that vLLM can serve with `--load-format dummy`: configuration, tokenizer.
 
     python benchmarks/random_model.py {tiny,llama-3.1-8b} FOLDER
 
-Random weights cost what trained ones of the same shape cost; only the words make no sense. `tiny` is two layers,
-for the CPU. The tokenizer has one token a byte and numbered ones up to the size of the vocabulary, with a chat
-template. Needs the packages `tokenizers` (which vLLM brings).
+Random weights cost what trained ones of the same shape cost; only the words make no sense. `tiny` has two
+layers, for the CPU. The tokenizer has one token a byte, numbered ones up to the size of the vocabulary, and a
+chat template. Needs the package `tokenizers` (which vLLM brings).
 """
 
 from __future__ import annotations
