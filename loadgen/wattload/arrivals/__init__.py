@@ -1,1 +1,37 @@
+"""Arrival processes: when requests are due. One file each, one line each in the registry below."""
 
+from __future__ import annotations
+
+from wattload.arrivals import constant, renewal, trace
+from wattload.arrivals.process import Arrivals, Demand, Parameters, Parser, Rows
+from wattload.errors import BadInput
+
+__all__ = ["PROCESSES", "Arrivals", "Demand", "Rows", "parse"]
+
+PROCESSES: dict[str, Parser] = {
+    "trace": trace.parse,
+    "constant": constant.parse,
+    "poisson": renewal.parse_poisson,
+    "gamma": renewal.parse_gamma,
+}
+
+
+def parse(text: str) -> Arrivals:
+    """The process of a specification `name` or `name:key=value,key=value`. Raises BadInput naming what is
+    wrong.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in PROCESSES:
+        raise BadInput(f"--arrivals {text!r}: known processes are {', '.join(PROCESSES)}")
+    values: dict[str, str] = {}
+    for part in rest.split(",") if rest else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise BadInput(f"--arrivals {text!r}: {part!r} is not key=value")
+        if key.strip() in values:
+            raise BadInput(f"--arrivals {text!r}: {key.strip()} is given twice")
+        values[key.strip()] = value.strip()
+    parameters = Parameters(name, values)
+    process = PROCESSES[name](parameters)
+    parameters.finish()
+    return process

@@ -1,1 +1,8 @@
+"""Traces: what was asked of a real service, and when. `load` gives the embedded ones by name, files by
+path.
+"""
 
+from wattload.traces.loading import load
+from wattload.traces.trace import PrefixBlocks, Trace
+
+__all__ = ["PrefixBlocks", "Trace", "load"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from wattload.workloads.model import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,8 @@ class PrefixBlocks:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def row(self, index: int) -> tuple[int, ...]:
+    def __getitem__(self, index: int) -> tuple[int, ...]:
+        """The ids of row `index`."""
         return tuple(self.ids[self.offsets[index] : self.offsets[index + 1]].tolist())
 
     def take(self, rows: npt.NDArray[np.int64]) -> PrefixBlocks:
@@ -42,12 +47,15 @@ class Trace:
     """N requests in order of time; every array has shape (N,).
 
     `seconds`: float64, since the first request (row 0 is 0.0), never decreasing. `prompt_tokens` and
-    `output_tokens`: int32, at least 1. `session`: int64, -1 where a request belongs to none. `turn`: int32, 0 for
-    the first of a session. `think_seconds`: float64, between the answer before and this turn; NaN for turn 0.
-    `tag`: int16 index into `tags`. `prefix`: ids of shared prompt blocks, None where the trace has none. `texts`:
-    the prompts themselves where the trace holds text, None elsewhere (`prompt_tokens` are then an estimate until
-    a tokenizer has counted them). `sha256` is that of the file (of the description, for an embedded workload).
-    `notes` are sentences a user should read: what was left out by request, what had to be assumed.
+    `output_tokens`: int32, at least 1. `session`: int64, -1 where a request belongs to none. `turn`: int32, 0
+    for the first of a session. `think_seconds`: float64, between the answer before and this turn; NaN for
+    turn 0. `tag`: int16 index into `tags`. `prefix`: ids of shared prompt blocks, None where the trace has
+    none. `texts`: the prompts themselves where the trace holds text, None elsewhere (`prompt_tokens` are then
+    an estimate until a tokenizer has counted them). `sha256` is that of the file (of the description, for an
+    embedded workload). `notes` are sentences a user should read: what was left out by request, what had to be
+    assumed. `timed` is False where the trace holds no times (`seconds` is then all 0). `lines(row)` is "line
+    17" for messages about a row of a file. `workload`: what to draw more rows from, where the trace is an
+    embedded workload.
     """
 
     name: str
@@ -65,14 +73,19 @@ class Trace:
     sha256: str = ""
     licence: str = ""
     citation: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    timed: bool = True
+    lines: Callable[[int], str] | None = field(default=None, compare=False, repr=False)
+    workload: Workload | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.seconds)
 
     @property
     def span_seconds(self) -> float:
-        """Time the N requests take: last minus first, plus one mean gap for the last (0 for a single request)."""
+        """Time the N requests take: last minus first, plus one mean gap for the last (0 for a single
+        request).
+        """
         n = len(self)
         return float(self.seconds[-1] - self.seconds[0]) * n / (n - 1) if n > 1 else 0.0
 
@@ -95,4 +108,13 @@ class Trace:
             tag=self.tag[rows],
             prefix=None if self.prefix is None else self.prefix.take(rows),
             texts=None if self.texts is None else [self.texts[i] for i in rows],
+            lines=_Picked(self.lines, rows) if self.lines is not None else None,
         )
+
+
+class _Picked:
+    def __init__(self, lines: Callable[[int], str], rows: npt.NDArray[np.int64]) -> None:
+        self._lines, self._rows = lines, rows
+
+    def __call__(self, row: int) -> str:
+        return self._lines(int(self._rows[row]))

@@ -1,0 +1,24 @@
+"""Equal gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wattload.arrivals.process import F64, Demand, Parameters, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Request i is due at i / R."""
+
+    concurrency: int = 0
+    text: str = "constant"
+
+    def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
+        return np.arange(demand.count("constant"), dtype=np.float64) / demand.rate("constant")
+
+
+def parse(parameters: Parameters) -> Constant:
+    return Constant()

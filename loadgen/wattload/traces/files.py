@@ -1,0 +1,127 @@
+"""A file before it is read: what kind of text it is, its header, and which line a row is on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from wattload.errors import BadInput
+
+_HEAD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How a file begins. `kind`: "csv", "jsonl", "json" or "parquet". `columns`: the CSV header's or
+    Parquet schema's names, or the keys of the first JSON object. `first`: that object, or the first CSV
+    row by column.
+    """
+
+    path: Path
+    kind: str
+    columns: tuple[str, ...]
+    first: dict[str, Any]
+
+    def has(self, *names: str) -> bool:
+        return set(names) <= set(self.columns)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where its name ends in .gz. Raises BadInput where it cannot be read."""
+    try:
+        raw = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
+    with raw:
+        try:
+            yield cast(BinaryIO, raw)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise BadInput(f"{path} is no whole gzip file: {error}") from error
+
+
+@contextmanager
+def text_lines(path: Path) -> Iterator[TextIOWrapper]:
+    """The text of a file, a byte order mark left out."""
+    with opened(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+        yield text
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of the file as it lies on the disk (packed, where it is)."""
+    with path.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
+def head_of(path: Path) -> Head:
+    """Looks at the first megabyte. Raises BadInput, naming file and line, where nothing can be made of it."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a directory, not a trace")
+    with opened(path) as raw:
+        start = raw.read(_HEAD_BYTES)
+    if not start.strip():
+        raise BadInput(f"{path} is empty")
+    if start[:4] == b"PAR1":
+        return _parquet_head(path)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadInput(f"{path}, line 1: the text is UTF-16; save it as UTF-8")
+    text = _decoded(path, start)
+    if text.lstrip()[0] == "[":
+        return Head(path, "json", (), {})
+    if text.lstrip()[0] == "{":
+        return _json_head(path, text)
+    reader = csv.reader(text.splitlines())
+    header = next(row for row in reader if row)
+    columns = tuple(name.strip() for name in header)
+    row = next((row for row in reader if row), [])
+    if not row:
+        raise BadInput(f"{path} has a header and no rows")
+    return Head(path, "csv", columns, dict(zip(columns, row, strict=False)))
+
+
+def _decoded(path: Path, start: bytes) -> str:
+    if b"\x00" in start:
+        line = start[: start.index(b"\x00")].count(b"\n") + 1
+        raise BadInput(
+            f"{path}, line {line}: holds a NUL byte, so it is no text file or was cut off while written"
+        )
+    try:
+        return start.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start >= _HEAD_BYTES - 4:  # the megabyte ends in the middle of a character
+            return start[: error.start].decode("utf-8-sig")
+        line = start[: error.start].count(b"\n") + 1
+        raise BadInput(f"{path}, line {line}: not UTF-8 text (byte 0x{start[error.start]:02x})") from error
+
+
+def _json_head(path: Path, text: str) -> Head:
+    lines = text.splitlines()
+    number, line = next((i, line) for i, line in enumerate(lines, 1) if line.strip())
+    try:
+        first = json.loads(line)
+    except ValueError as error:
+        if len(lines) > 1 and line.strip() == "{":
+            raise BadInput(
+                f"{path}, line {number}: a JSON object over several lines; one object a line is needed"
+            ) from error
+        raise BadInput(f"{path}, line {number}: not JSON ({error})") from error
+    return Head(path, "jsonl", tuple(first), first)
+
+
+def _parquet_head(path: Path) -> Head:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(f"{path} is no whole Parquet file: {error}") from error
+    return Head(path, "parquet", tuple(schema.names), {})
