@@ -155,9 +155,60 @@ def finish(run: RunDir) -> RunJson:
         absent=absent,
         config=capture.config,
     )
+    _explain_nulls(result)
     _mark_window(run, window)
     write_atomically(run.run_json_path, result.as_text())
     return result
+
+
+# Why a field may be null where no other reason was found, by the field's name.
+_WHY_NULL = {
+    "ci95": "too few values for an interval",
+    "quantile_ci95": "too few values for an interval",
+    "per_output_token_ci95": "too few values for an interval",
+    "per_token_ci95": "too few values for an interval",
+    "met_ci95": "too few values for an interval",
+    "gain_fraction": "no published gain error for this source",
+    "joules_per_good_request": "no request met the limits, or there is no energy",
+    "by_tag": "the workload has no tags, or no request has energy of its own",
+    "estimates": "no model and GPU are known for them",
+    "slo": "no latency limits were given",
+    "footprint": "there is no energy to convert",
+    "cached": "the endpoint does not say",
+    "steady": "too few values for the trend test",
+    "clock": "no meter was asked",
+    "finished_unix": "the run was cut short",
+}
+_EXPLAINED = (
+    "window",
+    "requests",
+    "load",
+    "latency",
+    "tokens",
+    "energy",
+    "estimates",
+    "slo",
+    "footprint",
+    "clock",
+)
+
+
+def _explain_nulls(result: RunJson) -> None:
+    """Sees to it that no number is null without a reason: at its path, or at one above it."""
+
+    def walk(value: Any, path: str) -> None:
+        if any(path == known or path.startswith(f"{known}.") for known in result.absent):
+            return
+        if value is None:
+            leaf = path.rpartition(".")[2]
+            result.absent[path] = _WHY_NULL.get(leaf, "not given")
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                walk(inner, f"{path}.{name}" if path else name)
+
+    dumped = result.model_dump(mode="json", by_alias=True)
+    for name in ("finished_unix", *_EXPLAINED):
+        walk(dumped[name], name)
 
 
 def _invalid(capture: Capture, data: RunData) -> list[str]:

@@ -174,7 +174,8 @@ class GapHistogram:
         """Lower edge of every bin, seconds, shape (len(counts),)."""
         # Bit patterns beyond the largest finite float are no numbers; no gap can fall there.
         bits = np.minimum(np.arange(len(self.counts), dtype=np.uint32) << self._SHIFT, 0x7F7FFFFF)
-        return bits.view(np.float32).astype(np.float64)
+        edges: F64 = bits.view(np.float32).astype(np.float64)
+        return edges
 
     def quantile(self, q: float) -> float:
         cumulative = np.cumsum(self.counts)

@@ -101,12 +101,8 @@ def _per_request(result: EnergyResult, run: RunData, total: float) -> None:
         return
     per = PerRequest(mean=total / count)
     info.per_request_joules = per
-    weights = {
-        "request": done.astype(np.float64),
-        "output_token": np.where(done, np.nan_to_num(requests.output), 0.0),
-        "token": np.where(done, np.nan_to_num(requests.output) + np.nan_to_num(requests.prompt), 0.0),
-    }
-    binned = _binned(run, total, weights)
+    weights = completed_weights(run)
+    binned = binned_energy(run, total, weights)
     mean = _centred(binned, "request", per.mean)
     info.statistics = {
         "method": "batch means in time order; Student interval; ratio by the delta method",
@@ -166,8 +162,19 @@ def _attributed(result: EnergyResult, per: PerRequest, requests: Requests, done:
         }
 
 
+def completed_weights(run: RunData) -> dict[str, F64]:
+    """What the window's energy is divided by: requests, output tokens, tokens of each request, shape (N,)."""
+    requests, done = run.requests, run.done
+    output, prompt = np.nan_to_num(requests.output), np.nan_to_num(requests.prompt)
+    return {
+        "request": done.astype(np.float64),
+        "output_token": np.where(done, output, 0.0),
+        "token": np.where(done, output + prompt, 0.0),
+    }
+
+
 @dataclass(frozen=True, slots=True)
-class _Binned:
+class Binned:
     """The window cut into equal bins:
 
     joules and weights of each. `numerator` says where the joules come from.
@@ -180,7 +187,7 @@ class _Binned:
     numerator: str
 
 
-def _binned(run: RunData, total: float, weights: dict[str, F64]) -> _Binned:
+def binned_energy(run: RunData, total: float, weights: dict[str, F64]) -> Binned:
     """Joules and weights of equal bins of the window.
 
     Where requests have their own joules, a bin holds those of the requests that were due in it (so that
@@ -209,7 +216,7 @@ def _binned(run: RunData, total: float, weights: dict[str, F64]) -> _Binned:
         joules, numerator = _split_bins(split, edges), "the endpoint's joules by time"
     else:
         joules, numerator = np.full(count, total / count), "the window's joules spread evenly"
-    return _Binned(count, length / count, joules, sums, numerator)
+    return Binned(count, length / count, joules, sums, numerator)
 
 
 def _split_bins(split: pa.Table, edges: F64) -> F64:
@@ -219,7 +226,7 @@ def _split_bins(split: pa.Table, edges: F64) -> F64:
     return np.diff(at)
 
 
-def _centred(binned: _Binned, name: str, estimate: float | None) -> Interval | None:
+def _centred(binned: Binned, name: str, estimate: float | None) -> Interval | None:
     """The interval of a ratio over the bins, moved to the figure from the whole window's counter."""
     interval = ratio_interval(binned.joules, binned.weights[name])
     if interval is None or estimate is None:

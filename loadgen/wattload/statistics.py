@@ -83,11 +83,46 @@ def ratio_interval(
     if len(top) < _MIN_VALUES or bottom.sum() == 0:
         return None
     ratio = float(top.sum() / bottom.sum())
-    error, batches, correlated = _standard_error(top - ratio * bottom)
-    error /= float(abs(bottom.mean()))
-    degrees = batches - 1
-    half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * error
-    return Interval(ratio, ratio - half, ratio + half, error, degrees, batches, correlated, confidence)
+    return interval_of(ratio, influence(top, bottom), confidence=confidence)
+
+
+def influence(numerators: F64, denominators: F64) -> F64:
+    """What each place of the series, shape (N,), adds to the error of the ratio of the sums:
+
+    z / mean denominator.
+    """
+    ratio = numerators.sum() / denominators.sum()
+    result: F64 = (numerators - ratio * denominators) / abs(denominators.mean())
+    return result
+
+
+def interval_of(estimate: float, residuals: F64, *, confidence: float = 0.95) -> Interval:
+    """The interval of an estimate whose error is the mean of `residuals`, shape (N,), in time order."""
+    error, batches, correlated = _standard_error(residuals)
+    half = float(stats.t.ppf((1 + confidence) / 2, batches - 1)) * error
+    low, high = estimate - half, estimate + half
+    return Interval(estimate, low, high, error, batches - 1, batches, correlated, confidence)
+
+
+def paired_quantile_interval(
+    first: npt.ArrayLike, second: npt.ArrayLike, q: float, *, confidence: float = 0.95
+) -> Interval | None:
+    """second's `q` quantile minus first's, for two series of one shape (N,) whose places belong together.
+
+    Sectioning as in `quantile_interval`, on the difference of the two quantiles of each batch.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    needed = 3 / max(min(q, 1 - q), 1e-9)
+    usable = [n for n in _BATCH_COUNTS if len(a) // n >= needed]
+    if not usable:
+        return None
+    batches = usable[len(usable) // 2]
+    size = len(a) // batches
+    whole = float(np.quantile(b, q) - np.quantile(a, q))
+    parts = [np.quantile(values[: batches * size].reshape(batches, size), q, axis=1) for values in (a, b)]
+    error = float(np.sqrt(((parts[1] - parts[0] - whole) ** 2).sum() / (batches - 1) / batches))
+    half = float(stats.t.ppf((1 + confidence) / 2, batches - 1)) * error
+    return Interval(whole, whole - half, whole + half, error, batches - 1, batches, False, confidence)
 
 
 def quantile_interval(values: npt.ArrayLike, q: float, *, confidence: float = 0.95) -> Interval | None:

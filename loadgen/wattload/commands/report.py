@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
 
 
-def report(
+def report(  # noqa: PLR0917 - options of a command
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print run.json instead of the table.")] = False,
     warmup: Annotated[

@@ -8,23 +8,10 @@ from wattload.errors import BadInput
 from wattload.measure_columns import gap_histogram, read_requests
 from wattload.measure_energy import RunData
 from wattload.report.page import render
-from wattload.rundir import RunDir, read_json, write_atomically
-from wattload.runjson import RUN_SCHEMA, RunJson
+from wattload.rundir import RunDir, write_atomically
+from wattload.runjson_file import load_run_json
 
-__all__ = ["build", "load_run_json"]
-
-
-def load_run_json(run: RunDir) -> RunJson:
-    """run.json. Raises BadInput where it is missing, cut short, or of another schema."""
-    raw = read_json(run.run_json_path)
-    if raw.get("schema") != RUN_SCHEMA:
-        raise BadInput(
-            f"{run.run_json_path}: has schema {raw.get('schema')!r}, this wattload reads {RUN_SCHEMA!r} only"
-        )
-    try:
-        return RunJson.model_validate(raw)
-    except ValueError as error:
-        raise BadInput(f"{run.run_json_path}: {str(error).splitlines()[-2].strip()}") from error
+__all__ = ["build"]
 
 
 def build(run: RunDir | Path | str) -> Path:

@@ -36,7 +36,7 @@ _BINS = 240
 _DOTS = 20_000
 
 
-def span_seconds(data: RunData) -> float:
+def spanseconds_text(data: RunData) -> float:
     """From the run's start to its last answer, at least its planned length."""
     begin = data.capture.started_unix
     last = data.requests.last[~np.isnan(data.requests.last)]
@@ -45,7 +45,7 @@ def span_seconds(data: RunData) -> float:
 
 def phases(axes: Axes, data: RunData, *, label: bool = False) -> None:
     """Shades warm-up and cool-down; what stays white is the measurement window."""
-    begin, length = data.capture.started_unix, span_seconds(data)
+    begin, length = data.capture.started_unix, spanseconds_text(data)
     start, end = data.window.start_unix - begin, data.window.end_unix - begin
     for left, right, name in ((0.0, start, "warm-up"), (start, end, "measured"), (end, length, "cool-down")):
         if right <= left:
@@ -167,7 +167,7 @@ def arrivals(data: RunData) -> str:
 
     due, sent and done. Where sent parts from due, the client was late, not the server.
     """
-    begin, length = data.capture.started_unix, span_seconds(data)
+    begin, length = data.capture.started_unix, spanseconds_text(data)
     count = int(np.clip(length, 20, _BINS))
     edges = np.linspace(0, length, count + 1)
     with plotting() as figure:
@@ -190,7 +190,7 @@ def arrivals(data: RunData) -> str:
 
 def concurrency(data: RunData) -> str:
     """Requests in flight over time."""
-    begin, length = data.capture.started_unix, span_seconds(data)
+    begin, length = data.capture.started_unix, spanseconds_text(data)
     values, width = in_flight(data.requests, begin, begin + length, 400)
     with plotting(height=2.3) as figure:
         axes = figure.add_subplot()
@@ -243,7 +243,7 @@ def _ecdf(axes: Axes, x: F64, y: F64, limit: float | None) -> None:
         at = float(x[min(int(np.searchsorted(y, q)), len(x) - 1)])
         axes.plot([max(at, 1e-6)], [q], "o", color=colour, markersize=4)
         axes.annotate(
-            f"p{q * 100:.0f} {_seconds(at)}",
+            f"p{q * 100:.0f} {seconds_text(at)}",
             (max(at, 1e-6), q),
             xytext=(5, up),
             textcoords="offset points",
@@ -258,12 +258,12 @@ def _ecdf(axes: Axes, x: F64, y: F64, limit: float | None) -> None:
         high = max(high, limit)
     # Room on the right for the labels, which stand there.
     axes.set_xlim(low / 1.3, high * (high / low) ** 0.35 * 1.3)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _seconds(v)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
     axes.tick_params(axis="x", labelsize=7.5)
 
 
-def _seconds(value: float) -> str:
+def seconds_text(value: float) -> str:
     if value < 1e-3:
         return f"{digits(value * 1e6)} µs"
     return f"{digits(value * 1e3)} ms" if value < 1 else f"{digits(value)} s"
@@ -349,7 +349,7 @@ def latency_over_time(data: RunData) -> str | None:
             line = [float(np.quantile(ttft[a:b], q)) if b > a else np.nan for a, b in pairwise(cuts)]
             axes.plot(middle, line, color=colour, label=name)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _seconds(v)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
         phases(axes, data)
         axes.set_ylabel("time to first token")
@@ -416,7 +416,7 @@ def frontier(points: list[dict[str, Any]], word: str = "") -> str:
         for x, y, rate in zip(tail, joules, rates, strict=True):
             right.annotate(f"{rate:g}/s", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7.5)
         right.set_xscale("log")
-        right.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _seconds(v)))
+        right.xaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
         right.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
         right.set_xlabel("TTFT p99")
         right.set_ylim(bottom=0)
