@@ -1,0 +1,318 @@
+"""Sends each request of a schedule when it is due, whatever the server does: the open loop.
+
+The dispatcher runs in the greenlet of one Locust user. Between two due times it does what can wait
+(building the requests that come next, handling the records of those that ended), in slices short enough to
+be on time again.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import gevent
+import numpy as np
+
+from wattload.client import Client
+from wattload.prompts import prompt_json_bytes
+from wattload.record import RequestRecord
+from wattload.schedule import Schedule
+from wattload.transport.timer import PreciseTimer, Ticker
+
+# Work that can wait is not begun within this time before a request is due.
+_GUARD_SECONDS = 0.0006
+# After so long the sockets are looked after before more of it is done.
+_SLICE_SECONDS = 0.0003
+_AHEAD_SECONDS = 3.0
+_AHEAD_BYTES = 32 * 1024 * 1024
+_BACKLOG_LIMIT = 2_000
+_TICK_SECONDS = 0.1
+
+PromptMaker = Callable[[Schedule, int], bytes]
+
+
+class Dispatcher:
+    """One worker's share of a schedule, to be sent by `client`.
+
+    `start_perf`: the `time.perf_counter()` of `due_seconds` 0. `on_record` gets the record of every request
+    of the share exactly once, unsent ones too. `end_seconds`: what would be due later stays unsent.
+    `drain_seconds`: how long after the last sending answers are waited for.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        client: Client,
+        *,
+        run_id: str,
+        on_record: Callable[[RequestRecord], None],
+        worker: int = 0,
+        end_seconds: float | None = None,
+        drain_seconds: float = 300.0,
+        vocab_size: int | None = None,
+        prompt: PromptMaker | None = None,
+    ) -> None:
+        self._schedule, self._client = schedule, client
+        self._run_id, self._worker = run_id, worker
+        self._on_record = on_record
+        self._end = float("inf") if end_seconds is None else end_seconds
+        self._drain_seconds = drain_seconds
+        self._prompt = prompt or _token_prompts(vocab_size)
+        self._known = np.flatnonzero(~np.isnan(schedule.due_seconds))
+        self._due: list[float] = schedule.due_seconds[self._known].tolist()
+        self._rows: list[int] = self._known.tolist()
+        self._place = 0
+        self._later: list[tuple[float, int]] = []
+        self._turns = _later_turns(schedule)
+        self._closed = iter(range(len(schedule))) if schedule.closed_concurrency else None
+        self._finished_rows = np.zeros(len(schedule), bool)
+        self._row_of: dict[int, int] = {}
+        self._ready: dict[int, tuple[RequestRecord, bytes]] = {}
+        self._ready_bytes = 0
+        self._ahead = 0
+        self._records: deque[RequestRecord] = deque()
+        self._timer: PreciseTimer | None = None
+        self._start = 0.0
+        self._stopped: str | None = None
+        self.due_count = 0
+        self.sent_count = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._client.calls)
+
+    @property
+    def total(self) -> int:
+        return len(self._schedule)
+
+    def stop(self, why: str) -> None:
+        """Ends the run: what is in flight is aborted, what is not sent stays unsent."""
+        self._stopped = self._stopped or why
+        if self._timer is not None:
+            self._timer.wake()
+
+    def build_ahead(self, seconds: float = 0.5) -> None:
+        """Makes the first requests, to be called before the start; gives up after `seconds`."""
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline and self._build_next(0.0):
+            pass
+
+    def run(self, start_perf: float) -> None:
+        """Returns when every request has its record."""
+        self._start = start_perf
+        self._timer = PreciseTimer()
+        ticker = Ticker(_TICK_SECONDS, self._client.tick)
+        if self._closed is not None:
+            for row in self._take_closed(self._schedule.closed_concurrency):
+                heapq.heappush(self._later, (0.0, row))
+        try:
+            with quiet_gc():
+                self._send_all()
+                self._drain()
+        finally:
+            self._client.abort_all(self._stopped or "the run was over")
+            ticker.close()
+            self._timer.close()
+            self._timer = None
+            self._handle_all()
+            self._leave_unsent()
+
+    def _take_closed(self, count: int) -> Iterator[int]:
+        assert self._closed is not None
+        for _ in range(count):
+            row = next(self._closed, None)
+            if row is None:
+                return
+            yield row
+
+    def _send_all(self) -> None:
+        assert self._timer is not None
+        while self._stopped is None:
+            due = self._next_due()
+            if due is None:
+                if not self._client.calls or not (self._turns or self._closed):
+                    return
+                due = time.perf_counter() - self._start + _TICK_SECONDS
+                self._work(self._start + due)
+                self._timer.wait_until(self._start + due)
+                continue
+            when = self._start + due
+            if when <= time.perf_counter():
+                self._send_next()
+                if len(self._records) > _BACKLOG_LIMIT:
+                    self._handle_one()
+            else:
+                self._work(when)
+                self._timer.wait_until(when)
+
+    def _next_due(self) -> float | None:
+        """Seconds after the start; None where nothing is known to be due."""
+        static = self._due[self._place] if self._place < len(self._due) else None
+        later = self._later[0][0] if self._later else None
+        due = min((x for x in (static, later) if x is not None), default=None)
+        if due is not None and due >= self._end:
+            return None
+        return due
+
+    def _send_next(self) -> None:
+        if self._later and (self._place >= len(self._due) or self._later[0][0] < self._due[self._place]):
+            due, row = heapq.heappop(self._later)
+        else:
+            due, row = self._due[self._place], self._rows[self._place]
+            self._place += 1
+        made = self._ready.pop(row, None)
+        if made is None:
+            made = self._make(row)
+        else:
+            self._ready_bytes -= len(made[1])
+        record, request = made
+        record.due_unix = self._start + due + self._client.unix_offset
+        self.due_count += 1
+        self.sent_count += 1
+        self._row_of[record.index] = row
+        self._client.send(record, request, self._done)
+
+    def _done(self, record: RequestRecord) -> None:
+        row = self._row_of.pop(record.index)
+        self._finished_rows[row] = True
+        self._records.append(record)
+        now = time.perf_counter() - self._start
+        if self._turns:
+            following = self._turns.pop(row, None)
+            if following is not None:
+                think = float(self._schedule.think_seconds[following])
+                ended = (
+                    now
+                    if record.last_token_unix is None
+                    else (record.last_token_unix - self._client.unix_offset - self._start)
+                )
+                heapq.heappush(self._later, (ended + max(think, 0.0), following))
+        if self._closed is not None:
+            for free in self._take_closed(1):
+                heapq.heappush(self._later, (now, free))
+        if self._timer is not None:
+            self._timer.wake()
+
+    def _work(self, until: float) -> None:
+        """What can wait, as long as nothing is due."""
+        limit = until - _GUARD_SECONDS
+        began = time.perf_counter()
+        while began < limit and self._stopped is None:
+            if self._records:
+                self._handle_one()
+            elif not self._build_next(began - self._start):
+                return
+            if time.perf_counter() - began > _SLICE_SECONDS:
+                gevent.sleep(0)
+                began = time.perf_counter()
+
+    def _handle_one(self) -> None:
+        self._on_record(self._records.popleft())
+
+    def _handle_all(self) -> None:
+        while self._records:
+            self._handle_one()
+
+    def _build_next(self, now: float) -> bool:
+        """Makes the next request that is not made yet; False where there is none to make now."""
+        if self._ready_bytes > _AHEAD_BYTES:
+            return False
+        self._ahead = max(self._ahead, self._place)
+        if self._ahead < len(self._due) and self._due[self._ahead] < now + _AHEAD_SECONDS:
+            self._keep(self._rows[self._ahead])
+            self._ahead += 1
+            return True
+        if self._later and self._later[0][0] < now + _AHEAD_SECONDS and self._later[0][1] not in self._ready:
+            self._keep(self._later[0][1])
+            return True
+        return False
+
+    def _keep(self, row: int) -> None:
+        made = self._make(row)
+        self._ready[row] = made
+        self._ready_bytes += len(made[1])
+
+    def _make(self, row: int) -> tuple[RequestRecord, bytes]:
+        record = self._record(row)
+        return record, self._client.prepare(record, self._prompt(self._schedule, row))
+
+    def _record(self, row: int) -> RequestRecord:
+        schedule = self._schedule
+        index = int(schedule.index[row])
+        return RequestRecord(
+            index=index,
+            request_id=f"{self._run_id}-{index}",
+            session=int(schedule.session[row]),
+            tag=schedule.tags[int(schedule.tag[row])],
+            due_unix=0.0,
+            prompt_tokens_planned=int(schedule.prompt_tokens[row]),
+            output_tokens_planned=int(schedule.output_tokens[row]),
+            worker=self._worker,
+        )
+
+    def _drain(self) -> None:
+        """Waits for the answers that are still to come."""
+        assert self._timer is not None
+        deadline = time.perf_counter() + self._drain_seconds
+        while self._client.calls and self._stopped is None:
+            now = time.perf_counter()
+            if now >= deadline:
+                self._client.abort_all(f"not answered {self._drain_seconds:g} s after the last sending")
+                return
+            self._work(now + _TICK_SECONDS)
+            self._timer.wait_until(min(now + _TICK_SECONDS, deadline))
+
+    def _leave_unsent(self) -> None:
+        """Records for what was never sent. Of a closed loop only what a slot was free for was ever planned."""
+        if self._closed is not None and self._stopped is None:
+            return
+        why = self._stopped or "due after the end of the run"
+        for count, row in enumerate(np.flatnonzero(~self._finished_rows).tolist()):
+            record = self._record(row)
+            record.due_unix = (
+                self._start + float(self._schedule.nominal_seconds[row]) + self._client.unix_offset
+            )
+            record.error = why
+            self._on_record(record)
+            if count % 100 == 99:
+                gevent.sleep(0)
+
+
+def _token_prompts(vocab_size: int | None) -> PromptMaker:
+    if vocab_size is None:
+        return prompt_json_bytes
+    return lambda schedule, row: prompt_json_bytes(schedule, row, vocab_size)
+
+
+def _later_turns(schedule: Schedule) -> dict[int, int]:
+    """Which row each row's answer makes due: the next turn of its session."""
+    waiting = np.isnan(schedule.due_seconds) & (schedule.turn > 0)
+    if schedule.closed_concurrency or not waiting.any():
+        return {}
+    rows = np.flatnonzero(schedule.session >= 0)
+    order = rows[np.lexsort((schedule.turn[rows], schedule.session[rows]))]
+    before, after = order[:-1], order[1:]
+    linked = (schedule.session[before] == schedule.session[after]) & waiting[after]
+    return dict(zip(before[linked].tolist(), after[linked].tolist(), strict=True))
+
+
+@contextmanager
+def quiet_gc() -> Iterator[None]:
+    """Keeps the garbage collector from stopping the loop for longer than a due time may be late.
+
+    What exists now is never looked at again (gc.freeze), and only the youngest objects are collected on
+    their own; a full collection of what a run leaves behind takes well under a millisecond then.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 1_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
