@@ -1,4 +1,4 @@
-"""Compose's own reading of the file, hadolint's of the Dockerfiles: the real tools, each with planted mistakes."""
+"""Compose's own reading of the file, hadolint's of the Dockerfiles: the real tools, with planted mistakes."""
 
 from __future__ import annotations
 

@@ -29,13 +29,16 @@ def test_env_example_states_every_setting_with_its_default() -> None:
     assert checks.env_example((ROOT / ".env.example").read_text(encoding="utf-8")) == checks.settings(TEXT)
 
 
-def test_prometheus_scrapes_what_compose_calls_its_services() -> None:
+def test_every_service_with_metrics_can_tell_prometheus_where_they_are() -> None:
     config = yaml.safe_load((ROOT / "dashboards/prometheus/prometheus.yml").read_text(encoding="utf-8"))
-    names = {
-        n for job in config["scrape_configs"] for sd in job.get("dns_sd_configs", []) for n in sd["names"]
-    }
-    one_shot = f"{COMPOSE['name']}-loadgen-1"
-    assert names == {"sim", "vllm", "locust", "locust-master", one_shot}
+    files = [
+        f for job in config["scrape_configs"] for sd in job.get("file_sd_configs", []) for f in sd["files"]
+    ]
+    assert files == ["/targets/wattserve-*.json", "/targets/wattload-*.json"]
+    assert "targets:/targets:ro" in COMPOSE["services"]["prometheus"]["volumes"]
+    for name, service in COMPOSE["services"].items():
+        if "build" in service:
+            assert "targets:/targets" in service["volumes"], name
 
 
 def test_grafana_states_the_scrape_interval_that_prometheus_has() -> None:

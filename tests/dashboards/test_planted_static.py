@@ -1,4 +1,4 @@
-"""A test of the tests: mistakes people make in dashboards and rules, planted; each must be found by reading."""
+"""A test of the tests: mistakes people make in dashboards and rules, planted; reading must find each."""
 
 from __future__ import annotations
 

@@ -55,11 +55,9 @@ class Prometheus:
         self._http = httpx.Client(base_url=self.url, timeout=20)
         config = yaml.safe_load((CONFIG / "prometheus.yml").read_text(encoding="utf-8"))
         for job in config["scrape_configs"]:
-            job.pop("dns_sd_configs", None)
+            job.pop("file_sd_configs", None)
             addresses = [self.url.removeprefix("http://")]
             job["static_configs"] = [{"targets": list(targets.get(job["job_name"], addresses))}]
-            if job["job_name"] == "wattserve":
-                job.pop("relabel_configs", None)
         shutil.copytree(CONFIG / "rules", directory / "rules")
         shutil.copytree(CONFIG / "alerts", directory / "alerts")
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
