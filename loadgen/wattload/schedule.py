@@ -248,9 +248,8 @@ def _within(trace: Trace, limit: int | None, policy: str, notes: list[str]) -> n
         )
     if long.all():
         raise BadInput(f"{trace.name}: every request is longer than the model's limit of {limit} tokens")
-    notes.append(
-        f"{int(long.sum())} of {len(trace)} requests are over the model's limit of {limit} tokens: left out"
-    )
+    left_out = f"{int(long.sum())} of {len(trace)} requests"
+    notes.append(f"{left_out} are over the model's limit of {limit} tokens and were left out")
     return np.flatnonzero(~long).astype(np.int64)
 
 
@@ -301,7 +300,7 @@ def _shared(trace: Trace, turn: npt.NDArray[np.int32], share: float) -> npt.NDAr
     """How many tokens a prompt shares with its tag's others; later turns as many as the first, to begin
     with it.
     """
-    shared = np.floor(trace.prompt_tokens * share).astype(np.int32)
+    shared: npt.NDArray[np.int32] = np.floor(trace.prompt_tokens * share).astype(np.int32)
     first = np.flatnonzero((turn == 0) & (trace.session >= 0))
     later = np.flatnonzero(turn > 0)
     if len(later):

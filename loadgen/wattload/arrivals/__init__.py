@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattload.arrivals import constant, renewal, trace
+from wattload.arrivals import closed, constant, offline, renewal, shapes, trace
 from wattload.arrivals.process import Arrivals, Demand, Parameters, Parser, Rows
 from wattload.errors import BadInput
 
@@ -13,6 +13,12 @@ PROCESSES: dict[str, Parser] = {
     "constant": constant.parse,
     "poisson": renewal.parse_poisson,
     "gamma": renewal.parse_gamma,
+    "ramp": shapes.parse_ramp,
+    "steps": shapes.parse_steps,
+    "diurnal": shapes.parse_diurnal,
+    "onoff": shapes.parse_onoff,
+    "closed": closed.parse,
+    "offline": offline.parse,
 }
 
 

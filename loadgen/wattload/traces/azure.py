@@ -22,10 +22,11 @@ class Azure:
     """Both years have the same columns; the times of 2024 carry a zone."""
 
     name = "azure"
-    header = f"{_TIME},{_PROMPT},{_OUTPUT}"
+    required = (_TIME, _PROMPT, _OUTPUT)
+    header = ",".join(required)
 
     def recognises(self, head: Head) -> bool:
-        return head.kind == "csv" and head.has(_TIME, _PROMPT, _OUTPUT)
+        return head.kind == "csv" and head.has(*self.required)
 
     def read(self, head: Head, options: ReadOptions) -> RawTrace:
         kind = time_kind(head.first.get(_TIME, ""))

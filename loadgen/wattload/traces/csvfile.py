@@ -31,6 +31,11 @@ _ARROW = {
 }
 
 
+def is_time(sample: str) -> bool:
+    """Whether a value is a date and time."""
+    return _TIME.fullmatch(sample.strip()) is not None
+
+
 def time_kind(sample: str) -> str:
     """Whether the dates of a column carry a zone."""
     match = _TIME.fullmatch(sample.strip())

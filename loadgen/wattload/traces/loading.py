@@ -9,6 +9,7 @@ from wattload import workloads
 from wattload.errors import BadInput
 from wattload.traces.check import checked
 from wattload.traces.files import Head, head_of, sha256_of
+from wattload.traces.plain import Mapped
 from wattload.traces.raw import Format, ReadOptions
 from wattload.traces.registry import FORMATS
 from wattload.traces.trace import Trace
@@ -36,13 +37,23 @@ def load(name_or_path: str | Path, options: ReadOptions | None = None) -> Trace:
 
 
 def format_of(head: Head, options: ReadOptions) -> Format:
-    """The format of a file that begins so. Raises BadInput where it is none's."""
+    """The format of a file that begins so. Raises BadInput where it is none's, naming what the nearest
+    lacks.
+    """
+    if options.column_map:
+        return Mapped()
     for reader in FORMATS:
         if reader.recognises(head):
             return reader
+    near = max(FORMATS, key=lambda reader: len(set(reader.required) & set(head.columns)))
+    missing = [name for name in near.required if name not in head.columns]
+    if len(missing) < len(near.required):
+        raise BadInput(
+            f"{head.path}, line 1: {' and '.join(missing)} missing for a trace of format {near.name} "
+            f"({near.header}); --column-map names columns that are called otherwise"
+        )
     found = ", ".join(head.columns[:12]) or "no column names"
-    known = "; ".join(f"{reader.name}: {reader.header}" for reader in FORMATS)
     raise BadInput(
-        f"{head.path}, line 1: no known trace begins with {found} (known are {known}); "
-        "name the columns with --column-map"
+        f"{head.path}, line 1: no known trace begins with {found} (known: "
+        f"{', '.join(reader.name for reader in FORMATS)}); --column-map names the columns of any other"
     )

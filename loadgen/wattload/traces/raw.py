@@ -66,10 +66,17 @@ class RawTrace:
 
 
 class Format(Protocol):
-    """One trace format. `name` is shown to users; `header` says in a few words how a file of it begins."""
+    """One trace format. `name` is shown to users; `header` says in a few words how a file of it begins,
+    `required` which columns it cannot be without."""
 
-    name: str
-    header: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def header(self) -> str: ...
+
+    @property
+    def required(self) -> tuple[str, ...]: ...
 
     def recognises(self, head: Head) -> bool:
         """Whether a file that begins so is of this format. Reads nothing more."""

@@ -1,0 +1,121 @@
+"""Columns of a table, whichever of CSV, JSON lines and Parquet holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wattload.errors import BadInput
+from wattload.traces import csvfile, jsonfile
+from wattload.traces.files import Head
+from wattload.traces.trace import PrefixBlocks
+
+I64 = npt.NDArray[np.int64]
+
+
+def read(head: Head, wanted: Mapping[str, str]) -> dict[str, Any]:
+    """The columns named in `wanted` (name -> kind, see csvfile and jsonfile). Raises BadInput naming the
+    line.
+    """
+    if head.kind == "csv":
+        return csvfile.read_columns(head.path, wanted)
+    if head.kind == "jsonl":
+        return jsonfile.read_fields(head.path, wanted)
+    return _parquet(head, wanted)
+
+
+def line_finder(head: Head) -> Callable[[int], int]:
+    """Row -> line (for Parquet: row, from 1)."""
+    if head.kind == "csv":
+        return partial(csvfile.line_of_row, head.path)
+    if head.kind == "jsonl":
+        return partial(jsonfile.line_of_object, head.path)
+    return lambda row: row + 1
+
+
+def unit(head: Head) -> str:
+    """What the lines of `line_finder` are called."""
+    return "row" if head.kind == "parquet" else "line"
+
+
+def kind_of_time(head: Head, name: str) -> str:
+    """Whether a column of times holds numbers or dates, with a zone or without."""
+    if head.kind == "parquet":
+        stored = pq.read_schema(head.path).field(name).type
+        if pa.types.is_timestamp(stored):
+            return "zoned" if stored.tz else "time"
+        return "number"
+    value = head.first.get(name, "")
+    if isinstance(value, str) and csvfile.is_time(value):
+        return csvfile.time_kind(value)
+    return "number"
+
+
+def kind_of_key(head: Head, name: str) -> str:
+    """Whether a column of names (of sessions) holds text or whole numbers; CSV's are read as text."""
+    if head.kind == "parquet":
+        return "whole" if pa.types.is_integer(pq.read_schema(head.path).field(name).type) else "text"
+    value = head.first.get(name, "")
+    return "whole" if isinstance(value, int) else "text"
+
+
+def numbered(values: Any) -> I64:
+    """Equal values get equal numbers from 0, shape (N,); blank text and negative numbers get -1."""
+    if isinstance(values, np.ndarray):
+        distinct, codes = np.unique(values, return_inverse=True)
+        codes = codes - int(np.searchsorted(distinct, 0))
+        return np.maximum(codes, -1).astype(np.int64)
+    column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    encoded = pc.dictionary_encode(pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column))
+    codes = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+    return np.asarray(codes, np.int64)
+
+
+def blocks_of(column: Any, prompt_tokens: I64, default: int) -> PrefixBlocks:
+    """The prefix blocks of an Arrow list column; their size is the one that explains the number of ids a
+    prompt has.
+
+    Where none of the usual sizes does, `default` is taken.
+    """
+    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    ids = lists.values.to_numpy().astype(np.int64)[offsets[0] : offsets[-1]]
+    counts = np.diff(offsets)
+    usual = [default, *(s for s in (512, 16, 32, 64, 128, 256, 1024) if s != default)]
+    size = next((s for s in usual if np.array_equal(-(-prompt_tokens // s), counts)), default)
+    return PrefixBlocks(ids, offsets - offsets[0], size)
+
+
+def _parquet(head: Head, wanted: Mapping[str, str]) -> dict[str, Any]:
+    arrow = {"whole": pa.int64(), "number": pa.float64(), "maybe": pa.float64(), "text": pa.string()}
+    try:
+        table = pq.read_table(head.path, columns=list(wanted))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(f"{head.path} cannot be read as Parquet: {error}") from error
+    if not table.num_rows:
+        raise BadInput(f"{head.path} has no rows")
+    columns: dict[str, Any] = {}
+    for name, kind in wanted.items():
+        column = table[name].combine_chunks()
+        if column.null_count and kind != "maybe":
+            row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False))) + 1
+            raise BadInput(f"{head.path}, row {row}: {name} is missing")
+        try:
+            if kind in ("time", "zoned"):
+                columns[name] = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy()
+            elif kind == "ids":
+                columns[name] = column.cast(pa.list_(pa.int64()))
+            else:
+                cast = column.cast(arrow[kind])
+                columns[name] = cast if kind == "text" else cast.to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid as error:
+            said = str(error).partition("\n")[0]
+            raise BadInput(f"{head.path}: {name} holds something else than was expected: {said}") from error
+    return columns
