@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattload.energy import EnergyClient, RequestJoules
+from wattload.estimates.beside import estimates
 from wattload.footprint import footprint
 from wattload.measure_columns import F64, GapHistogram, Requests, gap_histogram, read_requests
 from wattload.measure_energy import RunData, measure_energy
@@ -150,6 +151,7 @@ def finish(run: RunDir) -> RunJson:
         latency=latency,
         tokens=_tokens(requests, data, absent),
         energy=energy.info,
+        estimates=estimates(data, energy.info.total_joules, energy.info.idle_joules),
         slo=_slo(capture, data, energy.info.total_joules),
         footprint=footprint(capture.config.get("footprint") or {}, energy.info),
         absent=absent,

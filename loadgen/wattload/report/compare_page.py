@@ -47,7 +47,7 @@ def print_table(comparison: Comparison, console: Console | None = None) -> None:
         table.add_column("number", no_wrap=True)
         for name in ("before", "after", "change", "95 % interval"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("")
+        table.add_column("sure")
         for change in run.changes:
             name, before, after, relative, spread, verdict = _row(change, modelled)
             table.add_row(name, before, after, relative, spread, verdict)
@@ -62,7 +62,7 @@ def _row(change: Change, modelled: bool) -> tuple[str, str, str, str, str, str]:
     if change.interval is not None and change.before:
         low, high = (edge / abs(change.before) for edge in change.interval.pair)
         spread = f"[{low:+.2%}, {high:+.2%}]"
-    verdict = {None: "no interval", True: "changed", False: "same?"}[change.sure]
+    verdict = {None: "", True: "yes", False: "no"}[change.sure]
     values = (quantity(value, change.unit, modelled=modelled) for value in (change.before, change.after))
     before, after = values
     return change.title, before, after, relative, spread, verdict

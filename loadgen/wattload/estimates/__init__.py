@@ -1,0 +1,4 @@
+"""Estimates of a workload's energy, to stand beside what was measured:
+
+naive ones, a lower bound, binned, online.
+"""
