@@ -1,0 +1,340 @@
+"""The books of one server process: what was metered, what ran, and whose the joules are.
+
+The account owns the threads and the lock; the arithmetic is elsewhere: counters and ledgers (counter.py,
+ledger.py), idle power (idle.py), the requests (requests.py) and the division (settlement.py, attribution.py).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from wattmeter import windows
+from wattmeter.answers import (
+    AccountSnapshot,
+    DeviceSeries,
+    DeviceStatus,
+    RequestEnergy,
+    WindowEnergy,
+)
+from wattmeter.attribution import attribute
+from wattmeter.clock import WallClock
+from wattmeter.devicebook import DeviceBook
+from wattmeter.faults import Fault
+from wattmeter.idle import IdleTracker
+from wattmeter.knots import FaultInterval
+from wattmeter.meter import Meter, Reading
+from wattmeter.requests import MAX_REQUESTS, RequestBook
+from wattmeter.sampler import Sampler
+from wattmeter.settlement import Settlement
+from wattmeter.stepmodel import StepEnergyModel, step_work
+from wattmeter.stepqueue import StepQueue
+from wattmeter.steps import StepBatch
+
+SETTLE_PERIOD_SECONDS = 0.25
+RECORD_DELAY_SECONDS = 0.3
+RECORD_PATIENCE_SECONDS = 5.0
+
+# The recorded H200 with Llama-3.1-8B in bf16 (docs/measurement.md). On another machine the proportions are a
+# first guess until a model is fitted there: the counter sets the sum, and every figure is flagged
+# model_not_trusted.
+PRIOR_MODEL = StepEnergyModel(
+    fixed_joules=1.84,
+    prefill_token_joules=14.3e-3,
+    decode_token_joules=14.8e-3,
+    context_token_joules=25e-6,
+    fitted_on="prior: H200, Llama-3.1-8B, bf16",
+)
+
+
+class Account:
+    """Meter, ledgers, step records and requests of one server, joined.
+
+    `meter` is read from the account's own thread after `start`. `model` is the name of the served model.
+    Energy of requests is above idle; idle power is measured whenever no request runs, unless `idle_watts` is
+    given. All methods may be called from any thread; none waits for the meter. Raises ValueError for a meter
+    without devices.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        *,
+        model: str,
+        step_model: StepEnergyModel | None = None,
+        idle_watts: float | None = None,
+        history_seconds: float = 3600,
+        max_requests: int = MAX_REQUESTS,
+    ) -> None:
+        if not meter.devices:
+            raise ValueError("account: the meter has no device")
+        self.model_name = model
+        self.meter = meter
+        self.source = meter.source
+        self._lock = threading.RLock()
+        self._model = step_model or PRIOR_MODEL
+        self._clock = WallClock(history_seconds)
+        self._clock.observe(time.monotonic_ns(), time.time())
+        period = getattr(meter, "update_period_seconds", None)
+        self._books = {
+            device.id: DeviceBook(device, history_seconds=history_seconds, update_period_seconds=period)
+            for device in meter.devices
+        }
+        self._ledgers = {device_id: book.ledger for device_id, book in self._books.items()}
+        self._requests = RequestBook(self.source, max_requests=max_requests)
+        self._queue = StepQueue()
+        self._idle = IdleTracker(idle_watts)
+        self._settlement = Settlement(
+            self._ledgers, self._requests, self._queue, self._idle, history_seconds=history_seconds
+        )
+        self._sampler = Sampler(
+            meter,
+            on_energy=self._on_energy,
+            on_power=self._on_power,
+            edges={key: book.edges for key, book in self._books.items() if book.edges is not None},
+        )
+        self._flags: set[Fault] = {Fault.MODELLED} if self.source == "modelled" else set()
+        self._requests.flags = frozenset(self._flags)
+        self._fault_counts: dict[str, int] = {}
+        self._settled: list[RequestEnergy] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the sampler and the settling thread."""
+        if self._thread is not None:
+            raise RuntimeError("account: already started")
+        self._stop.clear()
+        self._sampler.start()
+        self._thread = threading.Thread(target=self._run, name="wattmeter-settlement", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop both threads, then settle once more. The meter stays open: its owner closes it."""
+        self._sampler.stop()
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+            self._thread = None
+            self.settle()
+
+    # --- what the server brings -----------------------------------------------------------------------------
+
+    def set_step_model(self, model: StepEnergyModel) -> None:
+        """Use this model from now on (an online fit replaces it as it learns)."""
+        with self._lock:
+            self._model = model
+
+    def add_steps(self, batch: StepBatch) -> None:
+        """Take the next steps of the engine, in order. Lost or late records are counted and flagged."""
+        with self._lock:
+            lost = self._queue.add(batch)
+            frontier = self._settlement.frontier_ns
+            late = frontier is not None and len(batch) > 0 and int(batch.end_ns[0]) <= frontier
+            if lost or late:
+                self._count(Fault.LOST_STEP_RECORDS, lost or 1)
+            for name in batch.request_ids:
+                state = self._requests.ensure(name)
+                if lost or late:
+                    state.flags.add(Fault.LOST_STEP_RECORDS)
+            if len(batch):
+                last = np.zeros(len(batch.request_ids), dtype=np.int64)
+                np.maximum.at(last, batch.request, batch.end_ns[batch.step])
+                for name, end_ns in zip(batch.request_ids, last, strict=True):
+                    state = self._requests.ensure(name)
+                    state.last_step_ns = max(state.last_step_ns or 0, int(end_ns))
+                self._estimate(batch)
+
+    def request_started(self, request_id: str, *, prompt_tokens: int | None = None, group: str = "") -> None:
+        """Note a request, before its first step if possible; `group` is its tenant."""
+        with self._lock:
+            self._requests.start(request_id, prompt_tokens, group)
+
+    def request_finished(
+        self, request_id: str, *, output_tokens: int | None = None, aborted: bool = False
+    ) -> None:
+        """Note that a request will run no more steps. An aborted request keeps its joules."""
+        with self._lock:
+            self._requests.finish(request_id, output_tokens, aborted)
+
+    # --- what is asked --------------------------------------------------------------------------------------
+
+    def request_energy(self, request_id: str) -> RequestEnergy | None:
+        """The energy of one request, provisional or settled; None for an unknown or long forgotten one."""
+        with self._lock:
+            state = self._requests.get(request_id)
+            if state is None:
+                return None
+            return self._requests.energy(state, None if state.settled else self._meter_failure())
+
+    def window_energy(self, start_unix: float, end_unix: float) -> WindowEnergy:
+        """Energy of [start_unix, end_unix) and its division; ValueError for an empty or reversed window."""
+        if not end_unix > start_unix:
+            raise ValueError("energy: the window must end after it starts")
+        with self._lock:
+            return windows.window_energy(
+                start_unix,
+                end_unix,
+                start_ns=self._clock.monotonic_ns(start_unix),
+                end_ns=self._clock.monotonic_ns(end_unix),
+                books=self._books,
+                settlement=self._settlement,
+                idle=self._idle,
+                account_flags=frozenset(self._flags),
+            )
+
+    def series(self, start_unix: float, end_unix: float) -> list[DeviceSeries]:
+        """Each device's counter over [start_unix, end_unix], one point an update."""
+        with self._lock:
+            low, high = self._clock.monotonic_ns(start_unix), self._clock.monotonic_ns(end_unix)
+            answer = []
+            for book in self._books.values():
+                times, joules, watts = book.ledger.series(low, high)
+                unix = np.array([self._clock.unix(int(value)) for value in times], dtype=np.float64)
+                device = book.device
+                answer.append(DeviceSeries(device.id, device.name, device.source, unix, joules, watts))
+            return answer
+
+    def snapshot(self, *, take_settled: bool = False) -> AccountSnapshot:
+        """The state of everything now. With `take_settled` the newly settled requests are handed out once."""
+        with self._lock:
+            now_ns, now_unix = time.monotonic_ns(), time.time()
+            totals = self._settlement.totals
+            frontier = self._settlement.frontier_ns
+            settled = tuple(self._settled)
+            if take_settled:
+                self._settled.clear()
+            flags = set(self._flags)
+            if self._idle.watts is None:
+                flags.add(Fault.IDLE_NOT_MEASURED)
+            if not self._model.trusted:
+                flags.add(Fault.MODEL_NOT_TRUSTED)
+            devices = tuple(book.status(now_ns) for book in self._books.values())
+            for device in devices:
+                flags |= device.flags
+            return AccountSnapshot(
+                now_unix=now_unix,
+                model_name=self.model_name,
+                source=self.source,
+                devices=devices,
+                bucket_joules=totals.as_buckets(),
+                settled_joules=totals.counter_joules,
+                settled_unix=None if frontier is None else self._clock.unix(frontier),
+                idle=self._idle.state,
+                settled_requests=settled,
+                active_requests=self._requests.active,
+                conservation_error_ratio=self._settlement.conservation_error_ratio(),
+                step_model=self._model.as_json(),
+                faults=dict(self._fault_counts),
+                flags=frozenset(flags),
+                sample_cost_seconds=self._sampler.read_cost_seconds,
+            )
+
+    def add_flag(self, fault: Fault) -> None:
+        """Flag everything from now on (the self-test's disagreement, a simulation that runs late)."""
+        with self._lock:
+            self._flags.add(fault)
+            self._requests.flags = frozenset(self._flags)
+            self._count(fault)
+
+    def devices(self) -> tuple[DeviceStatus, ...]:
+        return self.snapshot().devices
+
+    # --- settling -------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Settle what meter and step records cover by now; the account's thread does this by itself."""
+        with self._lock:
+            now_ns = time.monotonic_ns()
+            covered = [ledger.covered_to_ns for ledger in self._ledgers.values()]
+            if any(value is None for value in covered):
+                return
+            until = min(value for value in covered if value is not None)
+            until = min(until, now_ns - round(RECORD_DELAY_SECONDS * 1e9))
+            last_end = self._queue.last_end_ns
+            if self._requests.active and last_end is not None:
+                # Records of running requests may be on their way: wait for them, but not for ever.
+                patience = now_ns - round(RECORD_PATIENCE_SECONDS * 1e9)
+                until = min(until, max(last_end, patience))
+            if not self._settlement.settle(until, self._model, time.time()):
+                return
+            frontier = self._settlement.frontier_ns
+            assert frontier is not None
+            for state in self._requests.settle_until(frontier):
+                state.flags |= self._flags
+                self._settled.append(self._requests.energy(state))
+            del self._settled[:-10_000]
+            for state in self._requests.open_states():
+                state.pending_prefill_joules = state.pending_decode_joules = 0.0
+            rest, previous_end_ns = self._queue.rest()
+            if len(rest):
+                self._estimate(rest, from_ns=frontier, previous_end_ns=previous_end_ns)
+
+    def _estimate(
+        self, steps: StepBatch, *, from_ns: int | None = None, previous_end_ns: int | None = None
+    ) -> None:
+        """Add the model's estimate for steps that the meter has not settled to their requests."""
+        start = int(steps.launch_ns[0]) if from_ns is None else from_ns
+        end = int(steps.end_ns[-1])
+        if end <= start:
+            return
+        joules = float(np.sum(self._model.step_joules(step_work(steps)))) * self._settlement.scale
+        split = attribute(
+            steps,
+            np.array([start, end], dtype=np.int64),
+            np.array([joules]),
+            self._model,
+            previous_end_ns=previous_end_ns,
+        )
+        for row, name in enumerate(steps.request_ids):
+            state = self._requests.ensure(name)
+            state.pending_prefill_joules += float(split.prefill_joules[row])
+            state.pending_decode_joules += float(split.decode_joules[row])
+
+    def _run(self) -> None:
+        while not self._stop.wait(SETTLE_PERIOD_SECONDS):
+            try:
+                self.settle()
+            except Exception:
+                with self._lock:
+                    self._count(Fault.UNKNOWN_ERROR)
+
+    # --- readings -------------------------------------------------------------------------------------------
+
+    def _on_energy(self, reading: Reading) -> None:
+        with self._lock:
+            step = self._clock.observe(reading.monotonic_ns, reading.unix_seconds)
+            if step is not None:
+                self._clock_stepped(reading.monotonic_ns, step)
+            self._books[reading.device_id].add_energy(reading)
+
+    def _on_power(self, reading: Reading) -> None:
+        with self._lock:
+            self._books[reading.device_id].add_power(reading)
+
+    def _clock_stepped(self, now_ns: int, step_seconds: float) -> None:
+        for book in self._books.values():
+            interval = FaultInterval(
+                book.device.id,
+                Fault.CLOCK_STEP,
+                now_ns - 1_000_000_000,
+                now_ns,
+                f"wall clock moved by {step_seconds:+.3f} s",
+            )
+            book.add_fault(interval)
+
+    def _meter_failure(self) -> str | None:
+        """Why the meter gives nothing at present, if it does not."""
+        now_ns = time.monotonic_ns()
+        for book in self._books.values():
+            failure = book.failure(now_ns)
+            if failure is not None:
+                return failure
+        return None
+
+    def _count(self, fault: Fault, number: int = 1) -> None:
+        self._fault_counts[fault.value] = self._fault_counts.get(fault.value, 0) + number

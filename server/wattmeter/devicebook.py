@@ -1,0 +1,101 @@
+"""Everything of one device: its counter, its ledger, its faults and its state for a dashboard."""
+
+from __future__ import annotations
+
+from wattmeter.answers import DeviceStatus
+from wattmeter.counter import JouleCounter, PowerCounter
+from wattmeter.edges import EdgeClock
+from wattmeter.faults import Fault
+from wattmeter.knots import FaultInterval
+from wattmeter.ledger import DeviceLedger
+from wattmeter.meter import Device, Reading
+
+FAILED_SECONDS = 2.0
+
+
+class DeviceBook:
+    """Takes a device's readings and keeps its ledger. Its owner locks.
+
+    The energy counter is used as long as it has ever answered; a device that says NOT_SUPPORTED to the first
+    energy read is metered by its power.
+    """
+
+    def __init__(
+        self, device: Device, *, history_seconds: float, update_period_seconds: float | None
+    ) -> None:
+        self.device = device
+        self.ledger = DeviceLedger(history_seconds=history_seconds)
+        self.edges = EdgeClock(update_period_seconds) if update_period_seconds else None
+        self._counter = JouleCounter(device.id, edges=self.edges)
+        self._power_counter: PowerCounter | None = None
+        self._seen_energy = False
+        self._power: tuple[int, float] | None = None
+        self._answered_ns: int | None = None
+        self._fault: Fault | None = None
+        self._fault_counts: dict[str, int] = {}
+        self.temperature_celsius: float | None = None
+        self.sm_clock_hertz: float | None = None
+        self.power_limit_watts = device.power_limit_watts
+
+    def add_energy(self, reading: Reading) -> None:
+        if reading.fault is Fault.NOT_SUPPORTED and not self._seen_energy:
+            if self._power_counter is None:
+                self._power_counter = PowerCounter(self.device.id)
+            return
+        if reading.energy_joules is not None:
+            self._seen_energy = True
+            self._answered_ns = reading.monotonic_ns
+            self._fault = None
+        else:
+            self._fault = reading.fault or Fault.UNKNOWN_ERROR
+        for knot in self._counter.add(reading):
+            self.ledger.add_knot(knot)
+        for fault in self._counter.take_faults():
+            self.add_fault(fault)
+
+    def add_power(self, reading: Reading) -> None:
+        if reading.power_watts is not None:
+            self._power = (reading.monotonic_ns, reading.power_watts)
+            self.ledger.add_power(reading.monotonic_ns, reading.power_watts)
+        if self._power_counter is None or self._seen_energy:
+            return
+        if reading.power_watts is not None:
+            self._answered_ns = reading.monotonic_ns
+            self._fault = None
+        else:
+            self._fault = reading.fault or Fault.UNKNOWN_ERROR
+        for knot in self._power_counter.add(reading):
+            self.ledger.add_knot(knot)
+        for fault in self._power_counter.take_faults():
+            self.add_fault(fault)
+
+    def add_fault(self, fault: FaultInterval) -> None:
+        self.ledger.add_fault(fault)
+        self._fault_counts[fault.fault.value] = self._fault_counts.get(fault.fault.value, 0) + 1
+
+    def failure(self, now_ns: int) -> str | None:
+        """Why the device gives no energy at present; None where it does or has only just begun."""
+        age = None if self._answered_ns is None else (now_ns - self._answered_ns) * 1e-9
+        if self._fault is not None:
+            return f"meter of {self.device.id}: {self._fault.value}"
+        if age is not None and age > FAILED_SECONDS:
+            return f"meter of {self.device.id}: no reading for {age:.0f} s"
+        return None
+
+    def status(self, now_ns: int) -> DeviceStatus:
+        joules = self._counter.joules if self._seen_energy else None
+        if self._power_counter is not None and not self._seen_energy:
+            joules = self._power_counter.joules
+        return DeviceStatus(
+            id=self.device.id,
+            name=self.device.name,
+            source=self.device.source,
+            power_watts=self._power[1] if self._power is not None and self._fault is None else None,
+            energy_joules=joules,
+            power_limit_watts=self.power_limit_watts,
+            sample_age_seconds=None if self._answered_ns is None else (now_ns - self._answered_ns) * 1e-9,
+            temperature_celsius=self.temperature_celsius,
+            sm_clock_hertz=self.sm_clock_hertz,
+            faults=dict(self._fault_counts),
+            flags=frozenset() if self._fault is None else frozenset({self._fault}),
+        )

@@ -1,0 +1,130 @@
+"""The requests of the account: who they are, what was settled for each, what is still an estimate."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from wattmeter.answers import RequestEnergy
+from wattmeter.faults import Fault
+
+MAX_REQUESTS = 100_000
+
+
+@dataclass(slots=True)
+class RequestState:
+    """What is known of one request; joules are above idle."""
+
+    id: str
+    group: str = ""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    started_ns: int = 0
+    finished_ns: int | None = None
+    aborted: bool = False
+    last_step_ns: int | None = None
+    prefill_joules: float = 0.0
+    decode_joules: float = 0.0
+    variance: float = 0.0
+    pending_prefill_joules: float = 0.0
+    pending_decode_joules: float = 0.0
+    missing: bool = False
+    settled: bool = False
+    flags: set[Fault] = field(default_factory=set)
+
+
+class RequestBook:
+    """All requests, oldest first, at most MAX_REQUESTS: the oldest settled ones are forgotten first."""
+
+    def __init__(self, source: str, *, max_requests: int = MAX_REQUESTS) -> None:
+        self._source = source
+        self._max = max_requests
+        self._states: OrderedDict[str, RequestState] = OrderedDict()
+        self._open: dict[str, RequestState] = {}
+        self.active = 0
+        self.flags: frozenset[Fault] = frozenset()
+
+    def get(self, request_id: str) -> RequestState | None:
+        return self._states.get(request_id)
+
+    def ensure(self, request_id: str) -> RequestState:
+        """The state of a request, made when first heard of (a step may come before `request_started`)."""
+        state = self._states.get(request_id)
+        if state is None:
+            state = RequestState(request_id, started_ns=time.monotonic_ns())
+            self._states[request_id] = self._open[request_id] = state
+            self._forget()
+        return state
+
+    def start(self, request_id: str, prompt_tokens: int | None, group: str) -> None:
+        known = request_id in self._states
+        state = self.ensure(request_id)
+        if known and state.finished_ns is not None and state.settled:
+            # The client used an id again: the new request takes its place.
+            del self._states[request_id]
+            state = self.ensure(request_id)
+        state.prompt_tokens = prompt_tokens
+        state.group = group
+        if state.finished_ns is None:
+            self.active += 1
+
+    def finish(self, request_id: str, output_tokens: int | None, aborted: bool) -> None:
+        state = self.ensure(request_id)
+        if state.finished_ns is not None:
+            return
+        state.finished_ns = time.monotonic_ns()
+        state.aborted = aborted
+        if output_tokens is not None:
+            state.output_tokens = output_tokens
+        self.active = max(0, self.active - 1)
+
+    def settle_until(self, frontier_ns: int) -> list[RequestState]:
+        """Mark settled every finished request whose last step lies before the frontier; returns those."""
+        done = [
+            state
+            for state in self._open.values()
+            if state.finished_ns is not None
+            and state.finished_ns <= frontier_ns
+            and (state.last_step_ns is None or state.last_step_ns <= frontier_ns)
+        ]
+        for state in done:
+            state.settled = True
+            state.pending_prefill_joules = state.pending_decode_joules = 0.0
+            self._open.pop(state.id, None)
+        return done
+
+    def open_states(self) -> list[RequestState]:
+        return list(self._open.values())
+
+    def energy(self, state: RequestState, reason: str | None = None) -> RequestEnergy:
+        """The answer for one request; `reason` says why the meter gives no joules, where it does not."""
+        prefill = state.prefill_joules + state.pending_prefill_joules
+        decode = state.decode_joules + state.pending_decode_joules
+        pending = state.pending_prefill_joules + state.pending_decode_joules
+        known = not state.missing and reason is None
+        if state.missing:
+            reason = "the meter did not cover all of this request's steps"
+        # An estimate's error is taken as a quarter of it: it rests on the model and on recent power alone.
+        deviation = (state.variance + (0.25 * pending) ** 2) ** 0.5
+        return RequestEnergy(
+            id=state.id,
+            status="settled" if state.settled else "provisional",
+            joules=prefill + decode if known else None,
+            prefill_joules=prefill if known else None,
+            decode_joules=decode if known else None,
+            uncertainty_joules=deviation if known else None,
+            prompt_tokens=state.prompt_tokens,
+            output_tokens=state.output_tokens,
+            source=self._source,
+            flags=frozenset(state.flags | self.flags),
+            group=state.group,
+            aborted=state.aborted,
+            reason=reason,
+        )
+
+    def _forget(self) -> None:
+        while len(self._states) > self._max:
+            oldest_id = next(iter(self._states))
+            self._states.pop(oldest_id)
+            self._open.pop(oldest_id, None)

@@ -1,0 +1,263 @@
+"""Settles the books: cuts covered time into pieces and puts each joule of a piece into exactly one place.
+
+A piece's joules are the ledgers' over it, summed over the devices. Idle power times its length is its idle
+part; the rest is split over the requests of its steps, or is unattributed. requests + idle + unattributed =
+the counters' change therefore holds for every piece by construction, and so for any sum of pieces.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wattmeter.attribution import attribute
+from wattmeter.faults import Fault
+from wattmeter.idle import SETTLE_SECONDS, IdleTracker
+from wattmeter.ledger import DeviceLedger
+from wattmeter.requests import RequestBook
+from wattmeter.stepmodel import StepEnergyModel
+from wattmeter.stepqueue import StepQueue
+from wattmeter.steps import StepBatch
+
+PIECE_SECONDS = 1.0
+SHORT_PIECE_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One settled stretch of time: total = idle + prefill + decode + unattributed, in joules of all devices.
+
+    `joules` is None where no device covered it completely (`flags` say why): nothing was attributed then.
+    `idle_joules` is None where idle power was not known yet. `groups` holds the attributed joules by group.
+    """
+
+    start_ns: int
+    end_ns: int
+    joules: float | None
+    uncertainty_joules: float
+    idle_joules: float | None
+    prefill_joules: float
+    decode_joules: float
+    unattributed_joules: float
+    groups: dict[str, float]
+    flags: frozenset[Fault]
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) * 1e-9
+
+
+@dataclass(slots=True)
+class Totals:
+    """Running sums since the start, joules. `counter_joules` is summed apart, from the ledgers themselves."""
+
+    prefill: float = 0.0
+    decode: float = 0.0
+    idle: float = 0.0
+    unattributed: float = 0.0
+    counter_joules: float = 0.0
+    uncovered_seconds: float = 0.0
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def as_buckets(self) -> dict[str, float]:
+        return {
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "idle": self.idle,
+            "unattributed": self.unattributed,
+        }
+
+    @property
+    def booked_joules(self) -> float:
+        return self.prefill + self.decode + self.idle + self.unattributed
+
+
+class Settlement:
+    """Pieces in order of time, running totals, and the rule that divides a piece. Its owner locks."""
+
+    def __init__(
+        self,
+        ledgers: dict[str, DeviceLedger],
+        book: RequestBook,
+        queue: StepQueue,
+        idle: IdleTracker,
+        *,
+        history_seconds: float,
+    ) -> None:
+        self._ledgers = ledgers
+        self._book = book
+        self._queue = queue
+        self._idle = idle
+        self.pieces: deque[Piece] = deque(maxlen=max(16, round(history_seconds / SHORT_PIECE_SECONDS)))
+        self.totals = Totals()
+        self.frontier_ns: int | None = None
+        self.scale = 1.0
+        self._last_busy_ns: int | None = None
+
+    def settle(self, until_ns: int, model: StepEnergyModel, unix_seconds: float) -> list[Piece]:
+        """Settle whole pieces up to until_ns, which all ledgers must cover; returns the new pieces."""
+        if self.frontier_ns is None:
+            begin = [ledger.exact_from_ns for ledger in self._ledgers.values()]
+            if any(value is None for value in begin):
+                return []
+            self.frontier_ns = max(value for value in begin if value is not None)
+        new: list[Piece] = []
+        while until_ns - self.frontier_ns >= SHORT_PIECE_SECONDS * 1e9:
+            waiting = until_ns - self.frontier_ns
+            if waiting < PIECE_SECONDS * 1e9 and self._book.active > 0:
+                break
+            end_ns = self.frontier_ns + min(waiting, round(PIECE_SECONDS * 1e9))
+            new.append(self._piece(self.frontier_ns, end_ns, model, unix_seconds))
+            self.frontier_ns = end_ns
+        self.pieces.extend(new)
+        return new
+
+    def overlapping(self, start_ns: int, end_ns: int) -> list[Piece]:
+        """The pieces that overlap [start_ns, end_ns), oldest first."""
+        found = []
+        for piece in reversed(self.pieces):
+            if piece.end_ns <= start_ns:
+                break
+            if piece.start_ns < end_ns:
+                found.append(piece)
+        return found[::-1]
+
+    def conservation_error_ratio(self) -> float:
+        """|requests + idle + unattributed - counters| / counters of all that is settled; 0 before that."""
+        counter = self.totals.counter_joules
+        return abs(self.totals.booked_joules - counter) / counter if counter > 0.0 else 0.0
+
+    def _piece(self, start_ns: int, end_ns: int, model: StepEnergyModel, unix_seconds: float) -> Piece:
+        parts = [ledger.energy(start_ns, end_ns) for ledger in self._ledgers.values()]
+        flags = frozenset().union(*(part.flags for part in parts))
+        steps, previous_end_ns = self._queue.until(end_ns)
+        seconds = (end_ns - start_ns) * 1e-9
+        covered = all(part.complete for part in parts)
+        if not covered:
+            self._miss(steps, flags)
+            self._queue.drop(end_ns)
+            self.totals.uncovered_seconds += seconds
+            # What single devices still counted is in their own counters; the split of a part is not known.
+            return Piece(start_ns, end_ns, None, 0.0, None, 0.0, 0.0, 0.0, {}, flags)
+        joules = sum(part.joules for part in parts if part.joules is not None)
+        deviation = sum((part.uncertainty_joules or 0.0) ** 2 for part in parts) ** 0.5
+        piece = (
+            self._quiet(
+                start_ns=start_ns,
+                end_ns=end_ns,
+                joules=joules,
+                deviation=deviation,
+                flags=flags,
+                unix_seconds=unix_seconds,
+            )
+            if len(steps) == 0
+            else self._busy(
+                start_ns=start_ns,
+                end_ns=end_ns,
+                joules=joules,
+                deviation=deviation,
+                flags=flags,
+                steps=steps,
+                previous_end_ns=previous_end_ns,
+                model=model,
+            )
+        )
+        self._queue.drop(end_ns)
+        self.totals.counter_joules += joules
+        self.totals.prefill += piece.prefill_joules
+        self.totals.decode += piece.decode_joules
+        self.totals.idle += piece.idle_joules or 0.0
+        self.totals.unattributed += piece.unattributed_joules
+        return piece
+
+    def _quiet(
+        self,
+        *,
+        start_ns: int,
+        end_ns: int,
+        joules: float,
+        deviation: float,
+        flags: frozenset[Fault],
+        unix_seconds: float,
+    ) -> Piece:
+        """No step ran: idle power is measured here; what is above it (a device calming down) is nobody's."""
+        seconds = (end_ns - start_ns) * 1e-9
+        settled_for = None if self._last_busy_ns is None else (start_ns - self._last_busy_ns) * 1e-9
+        steady = (
+            (settled_for is None or settled_for >= SETTLE_SECONDS)
+            and self._book.active == 0
+            and self._idle.quiet(seconds, joules, unix_seconds)
+        )
+        if steady:
+            idle: float | None = joules
+        elif self._idle.watts is not None:
+            idle = self._idle.watts * seconds
+        else:
+            idle, flags = None, flags | {Fault.IDLE_NOT_MEASURED}
+        rest = joules - (idle or 0.0)
+        return Piece(start_ns, end_ns, joules, deviation, idle, 0.0, 0.0, rest, {}, flags)
+
+    def _busy(
+        self,
+        *,
+        start_ns: int,
+        end_ns: int,
+        joules: float,
+        deviation: float,
+        flags: frozenset[Fault],
+        steps: StepBatch,
+        previous_end_ns: int | None,
+        model: StepEnergyModel,
+    ) -> Piece:
+        seconds = (end_ns - start_ns) * 1e-9
+        self._last_busy_ns = min(int(steps.end_ns[-1]), end_ns)
+        self._idle.interrupted()
+        idle = None if self._idle.watts is None else self._idle.watts * seconds
+        if idle is None:
+            flags = flags | {Fault.IDLE_NOT_MEASURED}
+        if not model.trusted:
+            flags = flags | {Fault.MODEL_NOT_TRUSTED}
+        states = [self._book.ensure(name) for name in steps.request_ids]
+        names: dict[str, int] = {}
+        groups = np.array([names.setdefault(state.group, len(names)) for state in states], dtype=np.int32)
+        above = joules - (idle or 0.0)
+        split = attribute(
+            steps,
+            np.array([start_ns, end_ns], dtype=np.int64),
+            np.array([above]),
+            model,
+            groups=groups if len(names) > 1 else None,
+            previous_end_ns=previous_end_ns,
+        )
+        if np.isfinite(split.scale[0]):
+            self.scale = 0.7 * self.scale + 0.3 * float(split.scale[0])
+        by_group: dict[str, float] = {}
+        given = float(np.sum(split.prefill_joules) + np.sum(split.decode_joules))
+        for row, state in enumerate(states):
+            own = float(split.prefill_joules[row] + split.decode_joules[row])
+            state.prefill_joules += float(split.prefill_joules[row])
+            state.decode_joules += float(split.decode_joules[row])
+            share = own / given if given > 0.0 else 0.0
+            state.variance += float(split.uncertainty_joules[row]) ** 2 + (deviation * share) ** 2
+            state.flags |= flags
+            by_group[state.group] = by_group.get(state.group, 0.0) + own
+        return Piece(
+            start_ns,
+            end_ns,
+            joules,
+            deviation,
+            idle,
+            float(np.sum(split.prefill_joules)),
+            float(np.sum(split.decode_joules)),
+            float(np.sum(split.unattributed_joules)),
+            by_group,
+            flags,
+        )
+
+    def _miss(self, steps: StepBatch, flags: frozenset[Fault]) -> None:
+        for name in steps.request_ids:
+            state = self._book.ensure(name)
+            state.missing = True
+            state.flags |= flags
