@@ -40,6 +40,8 @@ class Synthetic:
     trace: str = "conv"
     tags: tuple[str, ...] = ("",)
     slo: SloLimits | None = None
+    model: str = "m"
+    device: str = "Synthetic"
     with_answer: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -77,9 +79,9 @@ class Synthetic:
             target=TargetInfo(
                 url="http://127.0.0.1:1",
                 engine="synthetic",
-                model="m",
+                model=self.model,
                 energy_source=self.source,
-                devices=[{"id": "gpu0", "name": "Synthetic", "source": self.source}],
+                devices=[{"id": "gpu0", "name": self.device, "source": self.source}],
             ),
             workload=WorkloadInfo(
                 trace=self.trace,
@@ -112,7 +114,7 @@ class Synthetic:
             "devices": [
                 {
                     "id": "gpu0",
-                    "name": "Synthetic",
+                    "name": self.device,
                     "source": self.source,
                     "joules": busy + idle,
                     "uncertainty_joules": 12.0,

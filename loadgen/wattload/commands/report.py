@@ -38,6 +38,16 @@ def report(  # noqa: PLR0917 - options of a command
     price_per_kwh: Annotated[float | None, typer.Option(help="Price of a kilowatt-hour.")] = None,
     currency: Annotated[str | None, typer.Option(help="Of that price.")] = None,
     carbon_grams_per_kwh: Annotated[float | None, typer.Option(help="Grams of CO2e a kilowatt-hour.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU for the estimates, by name; default: the meter's.")
+    ] = None,
+    gpu_table: Annotated[Path | None, typer.Option(help="TOML file with further GPUs.")] = None,
+    model_config: Annotated[
+        Path | None, typer.Option(help="Hugging Face config.json of the model, for the estimates.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile from `wattload profile`, for the binned estimate.")
+    ] = None,
 ) -> None:
     """(Re)builds run.json and report.html from the run directory, and prints the summary."""
     checks = [parse_assertion(text) for text in assertions or []]
@@ -64,6 +74,19 @@ def report(  # noqa: PLR0917 - options of a command
     }
     if given:
         capture.config["footprint"], changed = {**(capture.config.get("footprint") or {}), **given}, True
+    for_estimates = {
+        name: str(value)
+        for name, value in (
+            ("gpu", gpu),
+            ("gpu_table", gpu_table),
+            ("model_config", model_config),
+            ("profile", profile),
+        )
+        if value is not None
+    }
+    if for_estimates:
+        capture.config["estimates"] = {**(capture.config.get("estimates") or {}), **for_estimates}
+        changed = True
     if changed:
         where.save_capture(capture)
     result = finish(where)

@@ -5,15 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 from rich.table import Table
 
 from wattload.compare import Against, Change, Comparison
 from wattload.report.page import environment
-from wattload.report.plots import seconds_text
+from wattload.report.plots import short_seconds
 from wattload.report.quantities import digits, interval, quantity
-from wattload.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, legend_above, plotting, svg
+from wattload.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    legend_above,
+    log_ticks,
+    plotting,
+    svg,
+)
 from wattload.rundir import write_atomically
 
 _COLOURS = (GREY, BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
@@ -142,8 +153,7 @@ def latency_curves(comparison: Comparison) -> str:
                     label=run.name,
                 )
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
-            axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+            log_ticks(axes.xaxis, short_seconds)
             axes.tick_params(axis="x", labelsize=7.5)
             axes.set_ylim(0, 1.02)
             axes.set_xlabel(title)

@@ -27,6 +27,7 @@ from wattload.report.style import (
     RED,
     SKY,
     legend_above,
+    log_ticks,
     plotting,
     svg,
 )
@@ -258,15 +259,21 @@ def _ecdf(axes: Axes, x: F64, y: F64, limit: float | None) -> None:
         high = max(high, limit)
     # Room on the right for the labels, which stand there.
     axes.set_xlim(low / 1.3, high * (high / low) ** 0.35 * 1.3)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
-    axes.tick_params(axis="x", labelsize=7.5)
+    log_ticks(axes.xaxis, short_seconds)
+    axes.tick_params(axis="x", labelsize=7)
 
 
 def seconds_text(value: float) -> str:
     if value < 1e-3:
         return f"{digits(value * 1e6)} µs"
     return f"{digits(value * 1e3)} ms" if value < 1 else f"{digits(value)} s"
+
+
+def short_seconds(value: float) -> str:
+    """A time for a tick: no more digits than it needs."""
+    if value < 1e-3:
+        return f"{value * 1e6:g} µs"
+    return f"{value * 1e3:g} ms" if value < 1 else f"{value:g} s"
 
 
 def energy_by_tokens(data: RunData, run: RunJson) -> str | None:
@@ -296,8 +303,7 @@ def energy_by_tokens(data: RunData, run: RunJson) -> str | None:
         axes.set_yscale("log")
         plain = FuncFormatter(lambda v, _: f"{v:,g}")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(plain)
-            axis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+            log_ticks(axis, lambda v: f"{v:,g}")
         axes.set_xlabel("output tokens of the request")
         axes.set_ylabel(f"joules of the request\n(attributed, without idle{word})")
         bar = figure.colorbar(dots, ax=axes, pad=0.01, format=plain)
@@ -343,14 +349,13 @@ def latency_over_time(data: RunData) -> str | None:
         dots = np.random.default_rng(0).choice(dots, _DOTS, replace=False)
     with plotting() as figure:
         axes = figure.add_subplot()
-        axes.scatter(due[dots], ttft[dots], s=3, color=SKY, alpha=0.35, linewidths=0, rasterized=True)
+        axes.scatter(due[dots], ttft[dots], s=6, color=SKY, alpha=0.5, linewidths=0, rasterized=True)
         middle, cuts = (edges[:-1] + edges[1:]) / 2, np.searchsorted(place, np.arange(count + 1))
         for q, colour, name in ((0.5, BLUE, "median"), (0.99, RED, "p99")):
             line = [float(np.quantile(ttft[a:b], q)) if b > a else np.nan for a, b in pairwise(cuts)]
             axes.plot(middle, line, color=colour, label=name)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+        log_ticks(axes.yaxis, short_seconds)
         phases(axes, data)
         axes.set_ylabel("time to first token")
         legend_above(axes)
@@ -385,8 +390,7 @@ def estimates_bars(ratios: dict[str, float], word: str) -> str:
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.set_yticks(place, names)
         axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
-        axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+        log_ticks(axes.xaxis, lambda v: f"{v:g}×")
         axes.set_xlabel(f"multiple of the measured energy{word}")
         return svg(figure, "estimates")
 
@@ -416,8 +420,7 @@ def frontier(points: list[dict[str, Any]], word: str = "") -> str:
         for x, y, rate in zip(tail, joules, rates, strict=True):
             right.annotate(f"{rate:g}/s", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7.5)
         right.set_xscale("log")
-        right.xaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
-        right.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+        log_ticks(right.xaxis, short_seconds)
         right.set_xlabel("TTFT p99")
         right.set_ylim(bottom=0)
         return svg(figure, "frontier")

@@ -6,15 +6,18 @@ colours that colour-blind readers tell apart, text as text, and one SVG to put i
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito (2008), "Color Universal Design": distinguishable with every common colour blindness.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -78,6 +81,19 @@ def svg(figure: Figure, name: str) -> str:
         rf"\1{name}-\2",
         text,
     )
+
+
+def log_ticks(axis: Axis, text: Callable[[float], str]) -> None:
+    """Labels for a logarithmic axis whose limits are set:
+
+    1, 2 and 5 of each decade where it spans few of them.
+    """
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(max(high, 1e-300) / max(low, 1e-300))
+    subs = (1.0, 2.0, 5.0) if decades < 1.6 else (1.0, 3.0) if decades < 2.6 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_above(axes: Axes, columns: int = 6) -> None:
