@@ -55,7 +55,8 @@ class IdleTracker:
                 self._stretches.popleft()
             return False
         if sum(part for part, _ in self._stretches) < LEAST_SECONDS:
-            return False
+            known = self._state.watts
+            return known is not None and abs(mean - known) <= STEADY_FRACTION * known
         if self._given is None:
             self._state = IdleState(mean, "measured", unix_seconds, spread)
         return True

@@ -84,7 +84,7 @@ class DeviceLedger:
 
     @property
     def exact_from_ns(self) -> int | None:
-        """The first knot with a narrow bracket; the first knot of all where none came in EXACT_WAIT_SECONDS."""
+        """The first knot with a narrow bracket; the first of all where none came in EXACT_WAIT_SECONDS."""
         if not len(self._knots):
             return None
         times, halves = self._knots.times, self._knots.column(1)

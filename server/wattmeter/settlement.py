@@ -23,6 +23,7 @@ from wattmeter.steps import StepBatch
 
 PIECE_SECONDS = 1.0
 SHORT_PIECE_SECONDS = 0.25
+HOLD_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class Settlement:
             if any(value is None for value in begin):
                 return []
             self.frontier_ns = max(value for value in begin if value is not None)
+        if self._hold(until_ns, unix_seconds):
+            return []
         new: list[Piece] = []
         while until_ns - self.frontier_ns >= SHORT_PIECE_SECONDS * 1e9:
             waiting = until_ns - self.frontier_ns
@@ -113,6 +116,26 @@ class Settlement:
             self.frontier_ns = end_ns
         self.pieces.extend(new)
         return new
+
+    def _hold(self, until_ns: int, unix_seconds: float) -> bool:
+        """Whether to wait: before anything ran, idle power is measured first, so that no idle joule is lost."""
+        assert self.frontier_ns is not None
+        waiting = (until_ns - self.frontier_ns) * 1e-9
+        if self._idle.watts is not None or self._book.active or self._last_busy_ns is not None:
+            return False
+        if len(self._queue.rest()[0]) or waiting > HOLD_SECONDS:
+            return False
+        self._idle.interrupted()
+        number = int(waiting / PIECE_SECONDS)
+        piece_ns = round(PIECE_SECONDS * 1e9)
+        for index in range(number):
+            start_ns = self.frontier_ns + index * piece_ns
+            parts = [ledger.energy(start_ns, start_ns + piece_ns) for ledger in self._ledgers.values()]
+            if not all(part.complete for part in parts):
+                return False
+            joules = sum(part.joules for part in parts if part.joules is not None)
+            self._idle.quiet(PIECE_SECONDS, joules, unix_seconds)
+        return self._idle.watts is None
 
     def overlapping(self, start_ns: int, end_ns: int) -> list[Piece]:
         """The pieces that overlap [start_ns, end_ns), oldest first."""
