@@ -383,10 +383,9 @@ def estimates_bars(ratios: dict[str, float], word: str) -> str:
             )
         axes.axvline(1, color="#222222", linewidth=1)
         axes.set_xscale("log")
-        reach = max(2.0, float(np.max(np.maximum(values, 1 / values)))) ** 1.25
-        axes.set_xlim(
-            min(0.5, float(values.min())) / reach**0.25, max(2.0, float(values.max())) * reach**0.25
-        )
+        low, high = min(0.5, float(values.min())), max(2.0, float(values.max()))
+        room = (high / low) ** 0.17
+        axes.set_xlim(low / room, high * room)
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.set_yticks(place, names)
         axes.grid(visible=False, axis="y")
