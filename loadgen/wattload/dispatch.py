@@ -21,6 +21,7 @@ from wattload.client import Client
 from wattload.prompts import prompt_json_bytes
 from wattload.record import RequestRecord
 from wattload.schedule import Schedule
+from wattload.tally import LogHistogram
 from wattload.transport.timer import PreciseTimer, Ticker
 
 # Work that can wait is not begun within this time before a request is due.
@@ -78,6 +79,9 @@ class Dispatcher:
         self._timer: PreciseTimer | None = None
         self._start = 0.0
         self._stopped: str | None = None
+        # How late requests were handed to the client; what connecting then takes is not the dispatcher's
+        # doing.
+        self.lag = LogHistogram()
         self.due_count = 0
         self.sent_count = 0
 
@@ -174,6 +178,7 @@ class Dispatcher:
         self.due_count += 1
         self.sent_count += 1
         self._row_of[record.index] = row
+        self.lag.add(time.perf_counter() - self._start - due)
         self._client.send(record, request, self._done)
 
     def _done(self, record: RequestRecord) -> None:
@@ -267,7 +272,7 @@ class Dispatcher:
             self._timer.wait_until(min(now + _TICK_SECONDS, deadline))
 
     def _leave_unsent(self) -> None:
-        """Records for what was never sent. Of a closed loop only what a slot was free for was ever planned."""
+        """Records for what was never sent. Of a closed loop only what a slot was free for was planned."""
         if self._closed is not None and self._stopped is None:
             return
         why = self._stopped or "due after the end of the run"

@@ -1,0 +1,73 @@
+"""The `wattload` command: registers the modules of `wattload.commands` and turns failures into exit
+statuses.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from typing import Any
+
+import typer
+
+from wattload.errors import BadInput, RunInvalid
+
+_COMMANDS = ("run", "demo", "sweep", "compare", "report", "traces", "estimate", "profile", "worker")
+
+
+def make_app() -> typer.Typer:
+    app = typer.Typer(
+        name="wattload",
+        help="Measures what an LLM endpoint's traffic costs in energy.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    for name in _COMMANDS:
+        if importlib.util.find_spec(f"wattload.commands.{name}") is not None:
+            module: Any = importlib.import_module(f"wattload.commands.{name}")
+            module.register(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Exit status 0: done; 1: the run is invalid or an assertion failed; 2: bad arguments. 130:
+    interrupted.
+    """
+    try:
+        code = make_app()(args=arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except BadInput as error:
+        _last_line(f"wattload: {error}")
+        sys.exit(2)
+    except RunInvalid as error:
+        _last_line(f"wattload: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _last_line("wattload: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        # Typer's own (of its copy of Click, or of Click, depending on its version) know how to say
+        # themselves.
+        said = getattr(error, "format_message", None)
+        if said is None:
+            if type(error).__name__ == "Abort":
+                _last_line("wattload: interrupted")
+                sys.exit(130)
+            raise
+        _last_line(f"wattload: {said() or 'see --help'}")
+        sys.exit(2)
+
+
+def _last_line(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

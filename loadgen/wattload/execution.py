@@ -1,0 +1,311 @@
+"""One run from its settings to its run directory: check, plan, send, settle, compute, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wattload.assertions import check_assertions, parse_assertion
+from wattload.config import RunConfig
+from wattload.energy import EnergyClient, Probe, SeriesPoller, probe
+from wattload.errors import BadInput
+from wattload.measure import collect, finish
+from wattload.metrics import LoadMetrics, push, serve
+from wattload.progress import Progress, make_progress
+from wattload.report import build as build_report
+from wattload.report.table import print_summary
+from wattload.rundir import CAPTURE_SCHEMA, Capture, RunDir
+from wattload.runjson import ArrivalsInfo, RunJson, SloLimits, WorkloadInfo
+from wattload.schedule import Schedule
+from wattload.schedule import build as build_schedule
+from wattload.slo import parse_slo
+from wattload.traces import Trace
+from wattload.traces import load as load_trace
+from wattload.traces.raw import ReadOptions
+
+if TYPE_CHECKING:
+    from wattload.client import ClientOptions
+    from wattload.runner import LoadResult
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A run that was made. `failures`: why the command must fail, empty where it must not."""
+
+    run: RunDir
+    result: RunJson
+    failures: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is known before the first request: nothing after this fails for what the user asked."""
+
+    config: RunConfig
+    trace: Trace
+    schedule: Schedule
+    probe: Probe
+    limits: SloLimits | None
+    headers: dict[str, str]
+    directory: RunDir
+    name: str
+
+    @property
+    def model(self) -> str:
+        return self.probe.target.model or ""
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Checks the settings and the endpoint. Raises BadInput."""
+    limits = parse_slo(config.slo) if config.slo else None
+    headers = config.headers()
+    trace = _load_trace(config)
+    said = probe(config.url, energy_url=config.energy, model=config.model, headers=headers)
+    schedule = plan_schedule(config, trace, said.target.max_model_len)
+    horizon = schedule.horizon_seconds
+    if config.warmup is not None and horizon and config.warmup >= horizon:
+        raise BadInput(f"--warmup {config.warmup:g}: must be shorter than the arrivals ({horizon:.4g} s)")
+    directory = RunDir.create(config.out or default_directory(trace))
+    name = config.name or directory.path.resolve().name
+    return Prepared(config, trace, schedule, said, limits, headers, directory, name)
+
+
+def execute(config: RunConfig, *, quiet: bool = False) -> Execution:
+    """Makes the whole run. Raises BadInput for what can be known before the first request is sent."""
+    checks = [parse_assertion(text) for text in config.assertions]
+    prepared = prepare(config)
+    progress = make_progress(config.progress)
+    for note in prepared.schedule.notes:
+        progress.say(f"note: {note}")
+    result = _measured_run(prepared, progress)
+    failures = check_assertions(checks, result.model_dump(mode="json", by_alias=True))
+    if not quiet:
+        print_summary(result)
+        if config.report:
+            print(f"report: {prepared.directory.report_path}")
+    if not result.valid:
+        failures = [*result.reasons, *failures]
+    return Execution(prepared.directory, result, failures)
+
+
+def _measured_run(prepared: Prepared, progress: Progress) -> RunJson:
+    config, directory, said = prepared.config, prepared.directory, prepared.probe
+    metrics = LoadMetrics(prepared.name, prepared.model, prepared.limits)
+    server = None
+    if config.metrics_port is not None:
+        server = serve(metrics, config.metrics_host, config.metrics_port)
+    prepared.schedule.save(directory.schedule_path)
+    capture = _capture(prepared)
+    energy: EnergyClient | None = None
+    if said.energy_url is not None:
+        energy = EnergyClient(said.energy_url, prepared.headers if said.energy_url == said.target.url else {})
+    load = _load(prepared, capture, energy, metrics, progress)
+    capture.finished_unix, capture.interrupted = load.finished_unix, load.interrupted
+    capture.reasons += load.reasons
+    capture.planned_requests = load.planned
+    capture.host |= {"workers": load.workers, "outcome_examples": load.tally.examples}
+    directory.save_capture(capture)
+    if load.interrupted:
+        progress.say("interrupted: writing what there is")
+    if energy is not None:
+        for problem in collect(directory, energy, settle_seconds=5.0 if load.interrupted else 15.0):
+            progress.say(f"note: {problem}")
+        energy.close()
+    result = finish(directory)
+    if config.report:
+        build_report(directory)
+    if config.push_gateway:
+        trouble = push(metrics, config.push_gateway, prepared.name)
+        if trouble:
+            progress.say(f"note: {trouble}")
+    if server is not None:
+        server.shutdown()
+    return result
+
+
+def _load(
+    prepared: Prepared,
+    capture: Capture,
+    energy: EnergyClient | None,
+    metrics: LoadMetrics,
+    progress: Progress,
+) -> LoadResult:
+    """Sends the load while the meter's series is collected."""
+    # Locust patches the standard library when it is imported, so only what sends load imports it.
+    from wattload.runner import LoadPlan, run_load
+
+    directory, said = prepared.directory, prepared.probe
+    poller: SeriesPoller | None = None
+    if energy is not None and said.clock is not None:
+        poller = SeriesPoller(energy, directory, clock=said.clock)
+
+    def started(unix: float) -> None:
+        capture.started_unix = unix
+        directory.save_capture(capture)
+        if poller is not None:
+            poller.start()
+
+    try:
+        return run_load(
+            LoadPlan(
+                config=prepared.config,
+                schedule=prepared.schedule,
+                options=client_options(prepared.config, prepared.model, prepared.headers),
+                run=directory,
+                run_id=uuid.uuid4().hex[:12],
+                progress=progress,
+                metrics=metrics,
+                watts=lambda: poller.latest_watts if poller is not None else None,
+                energy_source=said.target.energy_source,
+                on_start=started,
+            )
+        )
+    finally:
+        progress.close()
+        if poller is not None:
+            poller.stop()
+            if poller.errors:
+                capture.host["energy_poll_errors"] = poller.errors[:5]
+
+
+def client_options(config: RunConfig, model: str, headers: dict[str, str]) -> ClientOptions:
+    """How the requests of a run are made."""
+    from wattload.client import ClientOptions, Timeouts
+
+    return ClientOptions(
+        url=config.url,
+        model=model,
+        api=config.api,
+        headers=headers,
+        body=dict(json.loads(config.body)) if config.body else {},
+        exact_output=config.exact_output,
+        timeouts=Timeouts(
+            config.connect_timeout,
+            config.first_token_timeout,
+            config.between_tokens_timeout,
+            config.total_timeout,
+        ),
+        verify_tls=not config.insecure,
+        ca_file=config.ca_file,
+        cert_file=config.cert_file,
+        key_file=config.key_file,
+    )
+
+
+def _load_trace(config: RunConfig) -> Trace:
+    columns = dict(pair.split("=", 1) for pair in config.columns)
+    return load_trace(config.trace, ReadOptions(column_map=columns, sort=config.sort))
+
+
+def plan_schedule(config: RunConfig, trace: Trace, max_model_len: int | None) -> Schedule:
+    """The schedule that the settings ask for.
+
+    Raises BadInput naming the flag, or the trace's file and line.
+    """
+    if config.api == "chat" and trace.texts is None:
+        raise BadInput(
+            f"--api chat: {trace.name} has lengths and no text; --api completions takes token ids instead"
+        )
+    return build_schedule(
+        trace,
+        config.arrivals,
+        rate=config.rate,
+        duration=config.duration,
+        requests=config.requests,
+        seed=config.seed,
+        max_model_len=max_model_len,
+        max_length=config.max_length,
+        repeat=config.repeat,
+        prefix_share=config.prefix_share,
+        sessions=config.sessions,
+        tag=config.tag,
+    )
+
+
+def _capture(prepared: Prepared) -> Capture:
+    config, trace, schedule, said = prepared.config, prepared.trace, prepared.schedule, prepared.probe
+    return Capture(
+        schema=CAPTURE_SCHEMA,
+        name=prepared.name,
+        started_unix=time.time(),
+        duration_seconds=schedule.horizon_seconds,
+        warmup_seconds=config.warmup,
+        target=said.target,
+        workload=WorkloadInfo(
+            trace=trace.name,
+            sha256=trace.sha256 or None,
+            rows=len(trace),
+            arrivals=ArrivalsInfo(process=config.arrivals, rate_rps=schedule.rate_rps),
+            seed=config.seed,
+            schedule_sha256=_sha256(prepared.directory.schedule_path),
+            citation=trace.citation or None,
+        ),
+        slo=prepared.limits,
+        versions=versions(said),
+        host=host(),
+        config=config.saved(),
+        clock=said.clock,
+        energy_url=said.energy_url,
+        no_energy_reason=said.no_energy_reason,
+        energy_probe=said.energy,
+        planned_requests=len(schedule),
+    )
+
+
+def default_directory(trace: Trace) -> Path:
+    """runs/<date>-<time>-<trace>, with a number where that exists."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(trace.name).stem)[:40]
+    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    path, count = base, 2
+    while path.exists():
+        path, count = base.with_name(f"{base.name}-{count}"), count + 1
+    return path
+
+
+def versions(said: Probe | None = None) -> dict[str, str | None]:
+    """Of what shaped the numbers."""
+
+    def of(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    engine = (said.energy or {}).get("engine_version") if said is not None else None
+    return {
+        "wattload": of("wattload"),
+        "python": platform.python_version(),
+        "locust": of("locust"),
+        "gevent": of("gevent"),
+        "engine": engine or (said.target.engine if said is not None else None),
+    }
+
+
+def host() -> dict[str, Any]:
+    """The machine that sends the load."""
+    return {
+        "name": socket.gethostname(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if not _has_secret(sys.argv) else None,
+    }
+
+
+def _has_secret(arguments: list[str]) -> bool:
+    return any("header" in argument for argument in arguments)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

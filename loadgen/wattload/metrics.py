@@ -1,0 +1,132 @@
+"""The Prometheus metrics of the load: names of the contract, each labelled with run and model."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, push_to_gateway, start_http_server
+
+from wattload.errors import BadInput
+from wattload.record import Outcome, RequestRecord
+from wattload.runjson import SloLimits
+
+_LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LAG = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
+_JOULES = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+PHASES = ("warmup", "measure", "cooldown")
+
+
+class LoadMetrics:
+    """One run's metrics in a registry of their own."""
+
+    def __init__(
+        self, run: str, model: str, slo: SloLimits | None = None, registry: CollectorRegistry | None = None
+    ) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._slo = slo
+        names, values = ("run", "model"), (run, model)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, names, buckets=buckets, registry=self.registry).labels(*values)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, names, registry=self.registry).labels(*values)
+
+        family = Counter(
+            "wattload_requests", "Requests that ended, by how.", (*names, "outcome"), registry=self.registry
+        )
+        self._outcomes = {outcome: family.labels(*values, outcome.value) for outcome in Outcome}
+        self._planned = counter("wattload_planned_requests", "Requests that were due so far.")
+        self._good = counter("wattload_good_requests", "Requests completed within the latency limits.")
+        self._prompt = counter("wattload_prompt_tokens", "Prompt tokens of completed requests.")
+        self._output = counter("wattload_output_tokens", "Output tokens of completed requests.")
+        self._inflight = Gauge(
+            "wattload_inflight_requests", "Requests sent and not ended.", names, registry=self.registry
+        ).labels(*values)
+        phase = Gauge(
+            "wattload_phase", "1 for the present phase of the run.", (*names, "phase"), registry=self.registry
+        )
+        self._phases = {name: phase.labels(*values, name) for name in PHASES}
+        self._lag = histogram("wattload_send_lag_seconds", "Sent minus due.", _LAG)
+        self._ttft = histogram("wattload_time_to_first_token_seconds", "First token minus due.", _LATENCY)
+        self._tpot = histogram(
+            "wattload_time_per_output_token_seconds", "Time per output token after the first.", _TOKEN
+        )
+        self._duration = histogram("wattload_request_duration_seconds", "Last token minus due.", _LATENCY)
+        self._joules = histogram(
+            "wattload_request_energy_joules", "What the endpoint says a request took.", _JOULES
+        )
+
+    def due(self, count: int) -> None:
+        self._planned.inc(count)
+
+    def in_flight(self, count: int) -> None:
+        self._inflight.set(count)
+
+    def phase(self, present: str | None) -> None:
+        for name, gauge in self._phases.items():
+            gauge.set(1 if name == present else 0)
+
+    def observe(self, record: RequestRecord) -> None:
+        """Counts one request that ended."""
+        self._outcomes[record.outcome].inc()
+        if record.sent_unix is not None:
+            self._lag.observe(record.sent_unix - record.due_unix)
+        if record.outcome is not Outcome.COMPLETED or record.first_token_unix is None:
+            return
+        ttft = record.first_token_unix - record.due_unix
+        self._ttft.observe(ttft)
+        last = record.last_token_unix or record.first_token_unix
+        self._duration.observe(last - record.due_unix)
+        tpot = time_per_token(record)
+        if tpot is not None:
+            self._tpot.observe(tpot)
+        self._prompt.inc(record.prompt_tokens or 0)
+        self._output.inc(record.output_tokens or 0)
+        if record.energy_joules is not None:
+            self._joules.observe(record.energy_joules)
+        if self._within(ttft, tpot, last - record.due_unix):
+            self._good.inc()
+
+    def _within(self, ttft: float, tpot: float | None, e2e: float) -> bool:
+        limits = self._slo
+        if limits is None:
+            return True
+        return (
+            (limits.ttft_seconds is None or ttft <= limits.ttft_seconds)
+            and (limits.tpot_seconds is None or tpot is None or tpot <= limits.tpot_seconds)
+            and (limits.e2e_seconds is None or e2e <= limits.e2e_seconds)
+        )
+
+
+def time_per_token(record: RequestRecord) -> float | None:
+    """(last - first token) / (output tokens - 1); None below two tokens or where the count is not known."""
+    if record.first_token_unix is None or record.last_token_unix is None or (record.output_tokens or 0) < 2:
+        return None
+    assert record.output_tokens is not None
+    return (record.last_token_unix - record.first_token_unix) / (record.output_tokens - 1)
+
+
+def serve(metrics: LoadMetrics, host: str, port: int) -> Any:
+    """Serves /metrics in the background. Raises BadInput where the port cannot be had; gives the server
+    back.
+    """
+    try:
+        server, _ = start_http_server(port, host, metrics.registry)
+    except OSError as error:
+        raise BadInput(f"--metrics-port {port}: cannot listen on {host} ({error.strerror})") from error
+    return server
+
+
+def push(
+    metrics: LoadMetrics, gateway: str, run: str, grouping: Mapping[str, str] | None = None
+) -> str | None:
+    """Pushes to a Pushgateway; what went wrong, as a sentence, else None."""
+    try:
+        push_to_gateway(gateway, "wattload", metrics.registry, {"run": run, **(grouping or {})}, timeout=10)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        return f"--push-gateway {gateway}: the metrics could not be pushed ({error})"
+    return None

@@ -1,0 +1,241 @@
+"""Runs the load of a schedule inside Locust, in this process or in several, and streams its rows to the run
+directory.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from locust.env import Environment
+from locust.event import Events
+
+from wattload.client import Client, ClientOptions
+from wattload.config import RunConfig
+from wattload.dispatch import Dispatcher
+from wattload.load_user import replay_user, report_to_locust
+from wattload.metrics import LoadMetrics
+from wattload.progress import Progress, Snapshot
+from wattload.record import RequestRecord
+from wattload.rundir import RequestWriter, RunDir
+from wattload.schedule import Schedule
+from wattload.tally import LogHistogram, Tally
+
+# A request that leaves later than this waits for the client and not for the server.
+SATURATION_SECONDS = 0.02
+_LEAD_SECONDS = 0.3
+
+
+@dataclass(slots=True)
+class LoadPlan:
+    """What is to be sent, and where what is heard goes. `watts` is asked for the progress display."""
+
+    config: RunConfig
+    schedule: Schedule
+    options: ClientOptions
+    run: RunDir
+    run_id: str
+    progress: Progress
+    metrics: LoadMetrics
+    watts: Callable[[], float | None] = lambda: None
+    energy_source: str | None = None
+    on_start: Callable[[float], None] = lambda started_unix: None
+
+
+@dataclass(slots=True)
+class LoadResult:
+    """What became of the load. `reasons`: why its figures must not be trusted, if they must not."""
+
+    started_unix: float
+    finished_unix: float
+    planned: int
+    tally: Tally
+    lag: LogHistogram
+    interrupted: str | None = None
+    reasons: list[str] = field(default_factory=list)
+    workers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_load(plan: LoadPlan) -> LoadResult:
+    """Sends the whole schedule and returns when every planned request has its row in requests.parquet."""
+    if plan.config.processes > 1 or plan.config.master:
+        from wattload.worker_master import run_distributed
+
+        return run_distributed(plan)
+    return _run_here(plan)
+
+
+class Recorder:
+    """Takes each request's record once: the row, the totals, the metrics, Locust's statistics."""
+
+    def __init__(self, plan: LoadPlan, environment: Environment) -> None:
+        self._writer = RequestWriter(plan.run, batch_rows=64)
+        self._metrics, self._environment = plan.metrics, environment
+        self.tally = Tally()
+        self.rows = 0
+
+    def __call__(self, record: RequestRecord) -> None:
+        self.rows += 1
+        self.tally.add(record)
+        self._writer.append((record,))
+        self._metrics.observe(record)
+        report_to_locust(self._environment, record)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _run_here(plan: LoadPlan) -> LoadResult:
+    environment = Environment(events=Events(), host=plan.options.url)
+    recorder = Recorder(plan, environment)
+    client = Client(plan.options)
+    dispatcher = make_dispatcher(plan.config, plan.schedule, client, plan.run_id, recorder)
+    over, failure = Event(), []
+    started_perf = 0.0
+
+    def replay(_environment: Environment) -> None:
+        try:
+            dispatcher.run(started_perf)
+        except BaseException as error:
+            failure.append(error)
+            raise
+        finally:
+            over.set()
+
+    environment.user_classes = [replay_user(replay)]
+    runner = environment.create_local_runner()
+    result = LoadResult(0.0, 0.0, len(plan.schedule), recorder.tally, dispatcher.lag)
+    interrupt = Interrupt(dispatcher.stop)
+    try:
+        dispatcher.build_ahead()
+        started_perf = time.perf_counter() + _LEAD_SECONDS
+        result.started_unix = started_perf + client.unix_offset
+        plan.on_start(result.started_unix)
+        with interrupt:
+            runner.start(1, spawn_rate=1)
+            watch(plan, result, over, lambda: (dispatcher.due_count, dispatcher.in_flight))
+    finally:
+        client.close()
+        runner.quit()
+        recorder.close()
+    if failure:
+        raise failure[0]
+    result.finished_unix = time.perf_counter() + client.unix_offset
+    result.interrupted = interrupt.reason
+    result.planned = recorder.rows
+    judge_lag(result, plan.config.processes)
+    return result
+
+
+def make_dispatcher(
+    config: RunConfig,
+    schedule: Schedule,
+    client: Client,
+    run_id: str,
+    on_record: Callable[[RequestRecord], None],
+    *,
+    worker: int = 0,
+) -> Dispatcher:
+    """The dispatcher of a share of a run."""
+    waiting = bool((schedule.turn > 0).any()) or schedule.closed_concurrency > 0
+    return Dispatcher(
+        schedule,
+        client,
+        run_id=run_id,
+        on_record=on_record,
+        worker=worker,
+        end_seconds=schedule.horizon_seconds if waiting and schedule.horizon_seconds > 0 else None,
+        drain_seconds=config.drain,
+        vocab_size=config.vocab_size,
+    )
+
+
+class Interrupt:
+    """While it is entered, Ctrl-C (and SIGTERM) ends the load; a second one ends the program."""
+
+    def __init__(self, stop: Callable[[str], None]) -> None:
+        self._stop = stop
+        self._handlers: list[Any] = []
+        self.reason: str | None = None
+
+    def _first(self) -> None:
+        if self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = "interrupted"
+        self._stop(self.reason)
+
+    def __enter__(self) -> Interrupt:
+        self._handlers = [
+            gevent.signal_handler(number, self._first) for number in (signal.SIGINT, signal.SIGTERM)
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handler in self._handlers:
+            handler.cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def watch(plan: LoadPlan, result: LoadResult, over: Event, counts: Callable[[], tuple[int, int]]) -> None:
+    """Shows the progress and sets the gauges until the load is `over`. `counts`: requests due so far, in
+    flight.
+    """
+    horizon = plan.schedule.horizon_seconds
+    warmup = plan.config.warmup or 0.0
+    due_before, sent_before, shown = 0, 0, time.perf_counter()
+    last_due = 0
+    while not over.wait(timeout=min(1.0, plan.progress.seconds)):
+        due, in_flight = counts()
+        plan.metrics.due(due - last_due)
+        last_due = due
+        plan.metrics.in_flight(in_flight)
+        elapsed = max(0.0, time.time() - result.started_unix)
+        phase = (
+            "warmup" if elapsed < warmup else "measure" if elapsed < horizon or not horizon else "cooldown"
+        )
+        plan.metrics.phase(phase)
+        now = time.perf_counter()
+        if now - shown < plan.progress.seconds * 0.9:
+            continue
+        tally = result.tally
+        sent = tally.sent + in_flight
+        plan.progress.show(
+            Snapshot(
+                phase=phase,
+                elapsed_seconds=elapsed,
+                planned_seconds=horizon,
+                due=due,
+                total=len(plan.schedule),
+                sent=sent,
+                completed=tally.completed,
+                failed=tally.failed,
+                in_flight=in_flight,
+                asked_rps=(due - due_before) / (now - shown),
+                achieved_rps=max(0.0, (sent - sent_before) / (now - shown)),
+                ttft_p50_seconds=tally.recent_ttft_seconds,
+                lag_p99_seconds=result.lag.quantile(0.99),
+                watts=plan.watts(),
+                joules_per_request=tally.recent_joules,
+                energy_source=plan.energy_source,
+            )
+        )
+        due_before, sent_before, shown = due, sent, now
+    due, _ = counts()
+    plan.metrics.due(due - last_due)
+    plan.metrics.in_flight(0)
+    plan.metrics.phase(None)
+
+
+def judge_lag(result: LoadResult, processes: int) -> None:
+    """A client that is late measures itself: the run is invalid then, and says what to do."""
+    lag = result.lag.quantile(0.99)
+    if lag is not None and lag > SATURATION_SECONDS:
+        result.reasons.append(
+            f"client saturated: lag p99 {lag * 1e3:.0f} ms; use --processes {max(2, processes * 2)}"
+        )

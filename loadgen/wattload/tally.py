@@ -1,0 +1,108 @@
+"""Running totals of a load, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from typing import Any
+
+from wattload.record import Outcome, RequestRecord
+
+_EXAMPLES = 3
+_RECENT = 400
+# 16 buckets for each doubling of a microsecond: quantiles right to 4.5 %.
+_PER_DOUBLING = 16
+_UNIT_SECONDS = 1e-6
+_BUCKETS = 40 * _PER_DOUBLING
+
+
+class LogHistogram:
+    """Counts of times on a logarithmic scale, from 1 us to 12 days."""
+
+    __slots__ = ("count", "counts", "maximum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * _BUCKETS
+        self.count = 0
+        self.maximum = 0.0
+
+    def add(self, seconds: float) -> None:
+        place = 0
+        if seconds > _UNIT_SECONDS:
+            place = min(_BUCKETS - 1, int(math.log2(seconds / _UNIT_SECONDS) * _PER_DOUBLING))
+        self.counts[place] += 1
+        self.count += 1
+        self.maximum = max(self.maximum, seconds)
+
+    def quantile(self, q: float) -> float | None:
+        """Upper edge of the bucket that holds the quantile; None where nothing was counted."""
+        if not self.count:
+            return None
+        wanted = q * self.count
+        seen = 0
+        for place, number in enumerate(self.counts):
+            seen += number
+            if seen >= wanted and number:
+                return min(self.maximum, _UNIT_SECONDS * 2 ** ((place + 1) / _PER_DOUBLING))
+        return self.maximum
+
+    def as_dict(self) -> dict[str, Any]:
+        filled = {str(place): number for place, number in enumerate(self.counts) if number}
+        return {"counts": filled, "maximum": self.maximum}
+
+    def merge(self, other: dict[str, Any]) -> None:
+        """Adds what `as_dict` of another gave."""
+        for place, number in other["counts"].items():
+            self.counts[int(place)] += int(number)
+            self.count += int(number)
+        self.maximum = max(self.maximum, float(other["maximum"]))
+
+
+class Tally:
+    """What the progress display and the end of a run need to know of the requests that ended.
+
+    `examples`: for each way of failing, the first few sentences of what was said.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.sent = 0
+        self.energy_requests = 0
+        self._ttft: deque[float] = deque(maxlen=_RECENT)
+        self._joules: deque[float] = deque(maxlen=_RECENT)
+
+    def add(self, record: RequestRecord) -> None:
+        outcome = record.outcome
+        self.outcomes[outcome.value] += 1
+        if record.sent_unix is not None:
+            self.sent += 1
+        if outcome is Outcome.COMPLETED:
+            if record.first_token_unix is not None:
+                self._ttft.append(record.first_token_unix - record.due_unix)
+            if record.energy_joules is not None:
+                self.energy_requests += 1
+                self._joules.append(record.energy_joules)
+        elif outcome is not Outcome.UNSENT:
+            said = self.examples.setdefault(outcome.value, [])
+            if len(said) < _EXAMPLES and record.error is not None and record.error not in said:
+                said.append(record.error)
+
+    @property
+    def completed(self) -> int:
+        return self.outcomes[Outcome.COMPLETED.value]
+
+    @property
+    def failed(self) -> int:
+        """Ended otherwise than completed, unsent ones left out."""
+        return sum(self.outcomes.values()) - self.completed - self.outcomes[Outcome.UNSENT.value]
+
+    @property
+    def recent_ttft_seconds(self) -> float | None:
+        """Median of the last few hundred."""
+        return sorted(self._ttft)[len(self._ttft) // 2] if self._ttft else None
+
+    @property
+    def recent_joules(self) -> float | None:
+        """Mean of the last few hundred requests' own joules."""
+        return sum(self._joules) / len(self._joules) if self._joules else None
