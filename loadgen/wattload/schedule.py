@@ -242,8 +242,8 @@ def _within(trace: Trace, limit: int | None, policy: str, notes: list[str]) -> n
     where = f", {trace.lines(at)}" if trace.lines else f", request {at + 1}"
     if policy == "error":
         raise BadInput(
-            f"{trace.name}{where}: {trace.prompt_tokens[at]} prompt and {trace.output_tokens[at]} output tokens "
-            f"are more than the model's limit of {limit}; --max-length drop leaves such requests out "
+            f"{trace.name}{where}: {trace.prompt_tokens[at]} prompt and {trace.output_tokens[at]} output "
+            f"tokens are more than the model's limit of {limit}; --max-length drop leaves such requests out "
             f"({int(long.sum())} of {len(trace)} here)"
         )
     if long.all():

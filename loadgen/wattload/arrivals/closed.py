@@ -28,7 +28,7 @@ class Closed:
             )
         count = demand.requests
         if count is None:
-            # A duration alone does not say how many: as many as the trace holds, or a bound no server exceeds.
+            # A duration does not say how many: as many as the trace holds, or more than any server answers.
             if rows.limit is not None:
                 count = rows.limit
             elif demand.duration_seconds is not None:
@@ -43,7 +43,7 @@ class Closed:
 
 
 # Requests a slot can be answered in a second at most, and all together, that are planned for.
-MAX_RPS_PER_SLOT = 100.0
+MAX_RPS_PER_SLOT = 10.0
 MAX_REQUESTS = 1_000_000
 
 

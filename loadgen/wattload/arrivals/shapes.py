@@ -50,7 +50,8 @@ def through(curve: tuple[F64, F64], demand: Demand, spacing: Spacing, rng: np.ra
     # Where the rate is 0 the curve is flat and has no inverse: np.interp would pick any point of it.
     rising = np.concatenate([[True], np.diff(expected) > 0])
     keep = rising | np.append(rising[1:], True)
-    return np.interp(units, expected[keep], at[keep])
+    due: F64 = np.interp(units, expected[keep], at[keep])
+    return due
 
 
 def _duration(demand: Demand, process: str) -> float:
@@ -104,9 +105,9 @@ class Steps:
         end = demand.duration_seconds
         if each is None:
             each = _duration(demand, "steps without each=") / count
-        edges = np.arange(count + 1) * each
+        edges: F64 = np.arange(count + 1, dtype=np.float64) * each
         edges[-1] = edges[-1] if end is None else max(edges[-1], end)
-        expected = np.concatenate([[0.0], np.cumsum(np.diff(edges) * np.array(self.rates_rps))])
+        expected: F64 = np.concatenate([[0.0], np.cumsum(np.diff(edges) * np.array(self.rates_rps))])
         if end is not None and end < edges[-1]:
             cut = np.append(edges[edges < end], end)
             edges, expected = cut, np.interp(cut, edges, expected)
@@ -129,8 +130,8 @@ class Diurnal:
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
         rate, end = demand.rate("diurnal"), _duration(demand, "diurnal")
         period = self.period_seconds or end
-        t = np.linspace(0, end, max(_POINTS, int(200 * end / period)))
-        swing = self.amplitude * period / (2 * np.pi) * np.sin(2 * np.pi * t / period)
+        t = np.asarray(np.linspace(0, end, max(_POINTS, int(200 * end / period))), np.float64)
+        swing: F64 = self.amplitude * period / (2 * np.pi) * np.sin(2 * np.pi * t / period)
         return through((t, rate * (t - swing)), demand, self.spacing, rng)
 
 

@@ -34,22 +34,21 @@ class Bailian:
         wanted |= {name: kind for name, kind in (("type", "text"), ("hash_ids", "ids")) if head.has(name)}
         columns = tables.read(head, wanted)
         prompt = columns["input_length"]
+        names = {"seconds": "timestamp", "prompt_tokens": "input_length", "output_tokens": "output_length"}
         return RawTrace(
             seconds=columns["timestamp"],
             prompt_tokens=prompt,
             output_tokens=columns["output_length"],
             session=sessions(columns["chat_id"], columns["parent_chat_id"]),
             tag=columns.get("type"),
-            prefix=tables.blocks_of(columns["hash_ids"], prompt, BLOCK_TOKENS)
-            if "hash_ids" in columns
-            else None,
+            prefix=tables.blocks_of(columns.get("hash_ids"), prompt, BLOCK_TOKENS),
             coarse_clock=True,
             line_of=tables.line_finder(head),
-            names={"seconds": "timestamp", "prompt_tokens": "input_length", "output_tokens": "output_length"},
+            names=names,
             licence="Apache-2.0",
             citation=(
-                "Wang et al., KVCache Cache in the Wild: Characterizing and Optimizing KVCache Cache at a Large "
-                "Cloud Provider, USENIX ATC 2025"
+                "Wang et al., KVCache Cache in the Wild: Characterizing and Optimizing KVCache Cache at a "
+                "Large Cloud Provider, USENIX ATC 2025"
             ),
         )
 

@@ -44,5 +44,8 @@ class BurstGpt:
             unit=tables.unit(head),
             names={"seconds": _TIME, "prompt_tokens": _PROMPT, "output_tokens": _OUTPUT},
             licence="CC-BY 4.0",
-            citation="Wang et al., BurstGPT: A Real-World Workload Dataset to Optimize LLM Serving Systems, KDD 2025",
+            citation=(
+                "Wang et al., BurstGPT: A Real-World Workload Dataset to Optimize LLM Serving Systems, "
+                "KDD 2025"
+            ),
         )

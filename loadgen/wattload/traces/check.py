@@ -110,8 +110,8 @@ def _check_duplicates(
     at = int(np.argmax(same)) + 1
     row = at if rows is None else int(rows[at])
     raise BadInput(
-        f"{_where(raw, path, row)}: the same {raw.name('seconds')} as the row before ({found} of {len(seconds)} "
-        "rows repeat a time); remove the copies, or pass --duplicate-times keep"
+        f"{_where(raw, path, row)}: the same {raw.name('seconds')} as the row before ({found} of "
+        f"{len(seconds)} rows repeat a time); remove the copies, or pass --duplicate-times keep"
     )
 
 

@@ -31,9 +31,7 @@ class Mooncake:
             seconds=columns["timestamp"] / 1000.0,
             prompt_tokens=prompt,
             output_tokens=columns["output_length"],
-            prefix=tables.blocks_of(columns["hash_ids"], prompt, BLOCK_TOKENS)
-            if "hash_ids" in columns
-            else None,
+            prefix=tables.blocks_of(columns.get("hash_ids"), prompt, BLOCK_TOKENS),
             coarse_clock=True,
             line_of=tables.line_finder(head),
             names={"seconds": "timestamp", "prompt_tokens": "input_length", "output_tokens": "output_length"},

@@ -110,9 +110,7 @@ def read_mapped(head: Head, mapping: Mapping[str, str]) -> RawTrace:
         think=columns.get("think_seconds"),
         elapsed=columns.get("elapsed_seconds"),
         tag=columns.get("tag"),
-        prefix=tables.blocks_of(columns["hash_ids"], prompt, _BLOCK_TOKENS)
-        if "hash_ids" in columns
-        else None,
+        prefix=tables.blocks_of(columns.get("hash_ids"), prompt, _BLOCK_TOKENS),
         line_of=tables.line_finder(head),
         unit=tables.unit(head),
         names=names,

@@ -15,6 +15,7 @@ _CITATION = (
     "Xiang et al., ServeGen: Workload Characterization and Generation of Large Language Model Serving in "
     "Production, NSDI 2026"
 )
+_OFFLINE = "Yang et al., Batched in Back: Characterizing and Optimizing Offline LLM Inference, SOSP 2026"
 
 
 class ServeGenRequests:
@@ -66,10 +67,8 @@ class ServeGenOffline:
             prompt_tokens=prompt,
             output_tokens=columns["output_length"],
             tag=columns.get("type"),
-            prefix=tables.blocks_of(columns["hash_ids"], prompt, BLOCK_TOKENS)
-            if "hash_ids" in columns
-            else None,
+            prefix=tables.blocks_of(columns.get("hash_ids"), prompt, BLOCK_TOKENS),
             line_of=tables.line_finder(head),
             names={"prompt_tokens": "input_length", "output_tokens": "output_length"},
-            citation="Yang et al., Batched in Back: Characterizing and Optimizing Offline LLM Inference, SOSP 2026",
+            citation=_OFFLINE,
         )

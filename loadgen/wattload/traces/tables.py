@@ -78,12 +78,14 @@ def numbered(values: Any) -> I64:
     return np.asarray(codes, np.int64)
 
 
-def blocks_of(column: Any, prompt_tokens: I64, default: int) -> PrefixBlocks:
+def blocks_of(column: Any | None, prompt_tokens: I64, default: int) -> PrefixBlocks | None:
     """The prefix blocks of an Arrow list column; their size is the one that explains the number of ids a
     prompt has.
 
-    Where none of the usual sizes does, `default` is taken.
+    Where none of the usual sizes does, `default` is taken. None for no column.
     """
+    if column is None:
+        return None
     lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     offsets = lists.offsets.to_numpy().astype(np.int64)
     ids = lists.values.to_numpy().astype(np.int64)[offsets[0] : offsets[-1]]

@@ -70,7 +70,7 @@ class ArrivalStatistics:
 
     def draw(self, count: int, rng: np.random.Generator) -> F64:
         """The first `count` arrival times of a fresh realisation, shape (count,), from 0.0."""
-        times: list[F64] = []
+        times: list[F64] = [np.zeros(0)]
         have, block = 0, 0
         while have < count:
             found = self._block(rng) + block * self.block_seconds

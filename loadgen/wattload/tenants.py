@@ -1,0 +1,95 @@
+"""Several tenants on one server: their schedules laid over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from wattload.errors import BadInput
+from wattload.schedule import ARRAYS, Schedule
+from wattload.traces.trace import PrefixBlocks
+
+
+def superposed(schedules: Sequence[Schedule]) -> Schedule:
+    """One schedule of all requests in order of nominal time; equal times in the order of `schedules`.
+
+    Sessions and prefix blocks of different tenants stay different. Raises BadInput where two tenants have the
+    same tag, one has no times (a closed loop) or their prefix blocks differ in size.
+    """
+    if len(schedules) == 1:
+        return schedules[0]
+    tags = [tag for schedule in schedules for tag in schedule.tags]
+    if len(set(tags)) < len(tags):
+        raise BadInput(
+            f"--trace: tenants need a tag each, as NAME#TAG; these are not distinct: {', '.join(tags)}"
+        )
+    if any(schedule.closed_concurrency for schedule in schedules):
+        raise BadInput("--arrivals closed takes one --trace: a slot belongs to no tenant")
+    sizes = {schedule.prefix_block_tokens for schedule in schedules if schedule.prefix_hashes is not None}
+    if len(sizes) > 1:
+        raise BadInput(
+            f"--trace: prefix blocks of {' and '.join(map(str, sorted(sizes)))} tokens cannot be mixed"
+        )
+    columns: dict[str, Any] = {name: [getattr(s, name) for s in schedules] for name in ARRAYS}
+    columns["session"] = _apart([s.session for s in schedules])
+    columns["tag"] = _apart([s.tag for s in schedules])
+    merged: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
+    whole = Schedule(
+        **merged,
+        tags=tuple(tags),
+        prefix_hashes=_blocks(schedules),
+        prefix_block_tokens=max(sizes, default=0),
+        shared_tokens=_shared(schedules),
+        texts=_texts(schedules),
+        notes=tuple(dict.fromkeys(note for s in schedules for note in s.notes)),
+        horizon_seconds=max(s.horizon_seconds for s in schedules),
+        content_base=schedules[0].content_base,
+    )
+    whole = whole.take(np.argsort(whole.nominal_seconds, kind="stable"))
+    return replace(whole, index=np.arange(len(whole)))
+
+
+def _apart(parts: list[Any]) -> list[Any]:
+    """Numbers from 0 of each part moved beyond those before; -1 stays."""
+    moved, base = [], 0
+    for part in parts:
+        moved.append(np.where(part >= 0, part + base, part).astype(part.dtype))
+        base += int(part.max(initial=-1)) + 1
+    return moved
+
+
+def _blocks(schedules: Sequence[Schedule]) -> PrefixBlocks | None:
+    if all(s.prefix_hashes is None for s in schedules):
+        return None
+    ids, lengths, base, size = [], [], 0, 0
+    for schedule in schedules:
+        blocks = schedule.prefix_hashes
+        if blocks is None:
+            lengths.append(np.zeros(len(schedule), np.int64))
+            continue
+        ids.append(blocks.ids + base)
+        lengths.append(np.diff(blocks.offsets))
+        base += int(blocks.ids.max(initial=-1)) + 1
+        size = blocks.block_tokens
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
+    return PrefixBlocks(np.concatenate(ids), offsets, size)
+
+
+def _shared(schedules: Sequence[Schedule]) -> Any:
+    if all(s.shared_tokens is None for s in schedules):
+        return None
+    return np.concatenate(
+        [np.zeros(len(s), np.int32) if s.shared_tokens is None else s.shared_tokens for s in schedules]
+    )
+
+
+def _texts(schedules: Sequence[Schedule]) -> list[str] | None:
+    texts = [s.texts for s in schedules]
+    if all(text is None for text in texts):
+        return None
+    if any(text is None for text in texts):
+        raise BadInput("--trace: a trace of text and one of lengths cannot be mixed in one run")
+    return [text for part in texts if part is not None for text in part]
