@@ -25,7 +25,7 @@ from wattmeter.devicebook import DeviceBook
 from wattmeter.faults import Fault
 from wattmeter.idle import IdleTracker
 from wattmeter.knots import FaultInterval
-from wattmeter.meter import Meter, Reading
+from wattmeter.meter import DeviceState, Meter, Reading
 from wattmeter.requests import MAX_REQUESTS, RequestBook
 from wattmeter.sampler import Sampler
 from wattmeter.settlement import Settlement
@@ -78,8 +78,14 @@ class Account:
         self._clock = WallClock(history_seconds)
         self._clock.observe(time.monotonic_ns(), time.time())
         period = getattr(meter, "update_period_seconds", None)
+        flags: dict[str, frozenset[Fault]] = getattr(meter, "device_flags", {})
         self._books = {
-            device.id: DeviceBook(device, history_seconds=history_seconds, update_period_seconds=period)
+            device.id: DeviceBook(
+                device,
+                history_seconds=history_seconds,
+                update_period_seconds=period,
+                flags=flags.get(device.id, frozenset()),
+            )
             for device in meter.devices
         }
         self._ledgers = {device_id: book.ledger for device_id, book in self._books.items()}
@@ -93,6 +99,7 @@ class Account:
             meter,
             on_energy=self._on_energy,
             on_power=self._on_power,
+            on_state=self._on_state,
             edges={key: book.edges for key, book in self._books.items() if book.edges is not None},
         )
         self._flags: set[Fault] = {Fault.MODELLED} if self.source == "modelled" else set()
@@ -315,6 +322,10 @@ class Account:
     def _on_power(self, reading: Reading) -> None:
         with self._lock:
             self._books[reading.device_id].add_power(reading)
+
+    def _on_state(self, device_id: str, state: DeviceState) -> None:
+        with self._lock:
+            self._books[device_id].state = state
 
     def _clock_stepped(self, now_ns: int, step_seconds: float) -> None:
         for book in self._books.values():

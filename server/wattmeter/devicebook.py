@@ -8,7 +8,7 @@ from wattmeter.edges import EdgeClock
 from wattmeter.faults import Fault
 from wattmeter.knots import FaultInterval
 from wattmeter.ledger import DeviceLedger
-from wattmeter.meter import Device, Reading
+from wattmeter.meter import Device, DeviceState, Reading
 
 FAILED_SECONDS = 2.0
 
@@ -21,8 +21,14 @@ class DeviceBook:
     """
 
     def __init__(
-        self, device: Device, *, history_seconds: float, update_period_seconds: float | None
+        self,
+        device: Device,
+        *,
+        history_seconds: float,
+        update_period_seconds: float | None,
+        flags: frozenset[Fault] = frozenset(),
     ) -> None:
+        self.flags = flags
         self.device = device
         self.ledger = DeviceLedger(history_seconds=history_seconds)
         self.edges = EdgeClock(update_period_seconds) if update_period_seconds else None
@@ -33,9 +39,7 @@ class DeviceBook:
         self._answered_ns: int | None = None
         self._fault: Fault | None = None
         self._fault_counts: dict[str, int] = {}
-        self.temperature_celsius: float | None = None
-        self.sm_clock_hertz: float | None = None
-        self.power_limit_watts = device.power_limit_watts
+        self.state = DeviceState(None, None, device.power_limit_watts)
 
     def add_energy(self, reading: Reading) -> None:
         if reading.fault is Fault.NOT_SUPPORTED and not self._seen_energy:
@@ -92,10 +96,10 @@ class DeviceBook:
             source=self.device.source,
             power_watts=self._power[1] if self._power is not None and self._fault is None else None,
             energy_joules=joules,
-            power_limit_watts=self.power_limit_watts,
+            power_limit_watts=self.state.power_limit_watts,
             sample_age_seconds=None if self._answered_ns is None else (now_ns - self._answered_ns) * 1e-9,
-            temperature_celsius=self.temperature_celsius,
-            sm_clock_hertz=self.sm_clock_hertz,
+            temperature_celsius=self.state.temperature_celsius,
+            sm_clock_hertz=self.state.sm_clock_hertz,
             faults=dict(self._fault_counts),
-            flags=frozenset() if self._fault is None else frozenset({self._fault}),
+            flags=self.flags if self._fault is None else self.flags | {self._fault},
         )

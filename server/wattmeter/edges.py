@@ -14,6 +14,7 @@ DRIFT = 5e-5
 JITTER_NS = 2_000_000
 LOCKED_NS = 6_000_000
 GUARD_NS = 1_500_000
+CONTRADICTIONS = 4
 
 
 class EdgeClock:
@@ -29,6 +30,8 @@ class EdgeClock:
         self.period_ns = round(period_seconds * 1e9)
         self._low = 0
         self._high: int | None = None
+        self._confirmed = False
+        self._contradictions = 0
 
     @property
     def width_seconds(self) -> float | None:
@@ -36,15 +39,28 @@ class EdgeClock:
         return None if self._high is None else (self._high - self._low) * 1e-9
 
     @property
-    def locked(self) -> bool:
+    def narrow(self) -> bool:
         return self._high is not None and self._high - self._low <= LOCKED_NS
+
+    @property
+    def locked(self) -> bool:
+        """Update times are known, and the counter was seen to stand still between two of them."""
+        return self.narrow and self._confirmed
+
+    @property
+    def given_up(self) -> bool:
+        """The counter does not keep this period: every bracket is that of the reads themselves."""
+        return self._contradictions >= CONTRADICTIONS
 
     def restart(self) -> None:
         """Forget the phase (the counter began anew, or an update came at the wrong time)."""
         self._high = None
+        self._confirmed = False
 
     def moved(self, after_ns: int, by_ns: int) -> tuple[int, int]:
         """An update fell in (after, by]: the narrowest interval known to hold the last one of them."""
+        if self.given_up:
+            return after_ns, by_ns
         after_ns = max(after_ns, by_ns - self.period_ns)
         if self._high is None:
             if by_ns - after_ns < self.period_ns:
@@ -54,20 +70,25 @@ class EdgeClock:
         # The candidate that began last before `by`; with the one before it also possible, nothing is learnt.
         if self._high - self.period_ns > after_ns and self._high > by_ns:
             return max(after_ns, self._low - self.period_ns), by_ns
+        if after_ns >= self._high and by_ns - after_ns > self.period_ns // 2:
+            self._contradictions += 1
+            self.restart()
+            return after_ns, by_ns
         low, high = max(self._low, after_ns), min(self._high, by_ns)
         if low >= high:
             if low - high > JITTER_NS:
-                self._low, self._high = after_ns, by_ns
-                if by_ns - after_ns >= self.period_ns:
-                    self._high = None
+                self._contradictions += 1
+                self.restart()
                 return after_ns, by_ns
             middle = (low + high) // 2
             low, high = middle - JITTER_NS // 2, middle + JITTER_NS // 2
         self._set(low, high)
-        return self._low, self._high
+        return (self._low, self._high) if self._confirmed else (after_ns, by_ns)
 
     def unmoved(self, after_ns: int, by_ns: int) -> None:
         """No update fell in (after, by]."""
+        if self.given_up:
+            return
         if self._high is None:
             if by_ns - after_ns < self.period_ns:
                 self._low, self._high = by_ns - self.period_ns, after_ns
@@ -77,6 +98,7 @@ class EdgeClock:
         self._roll(by_ns)
         if self._low >= after_ns and self._high <= by_ns:
             if by_ns - self._high > JITTER_NS:
+                self._contradictions += 1
                 self.restart()
             else:
                 self._set(by_ns, by_ns + JITTER_NS)
@@ -84,21 +106,26 @@ class EdgeClock:
             self._set(by_ns, self._high)
         elif self._high <= by_ns:
             self._set(self._low, after_ns)
+        if self._high is not None and self.narrow and by_ns - after_ns > self.period_ns // 2:
+            self._confirmed = True
+            self._contradictions = 0
 
     def next_read_ns(self, last_read_ns: int) -> int:
         """When to read next after a read at `last_read_ns`."""
+        if self.given_up:
+            return last_read_ns + self.period_ns
         if self._high is None:
             return last_read_ns + self.period_ns * 3 // 5
         self._roll(last_read_ns)
         low, high = self._low + self.period_ns, self._high + self.period_ns
         if self.locked:
-            if last_read_ns < self._high:
-                return self._high + GUARD_NS
+            return (self._high if last_read_ns < self._high else high) + GUARD_NS
+        if last_read_ns < self._high:
             return high + GUARD_NS
         # Halve the interval: that takes one read in the update-free time before it and one in its middle.
-        if last_read_ns >= self._high:
-            return max((low + high) // 2, last_read_ns + 1)
-        return high + GUARD_NS
+        # Once it is narrow, one read just before it must find the counter standing.
+        target = low - GUARD_NS if self.narrow else (low + high) // 2
+        return max(target, last_read_ns + 1)
 
     def _set(self, low: int, high: int) -> None:
         if high - low < JITTER_NS:

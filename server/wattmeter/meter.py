@@ -23,8 +23,8 @@ class Device:
 class Reading:
     """What one device's sensors said at one moment; a field that was not read or not available is None.
 
-    `energy_joules` is the device's own running counter, whatever its origin. `fault` says why a value that was
-    asked for is missing or must not be trusted.
+    `energy_joules` is the device's own running counter, whatever its origin. `fault` says why a value that
+    was asked for is missing or must not be trusted.
     """
 
     device_id: str
@@ -35,11 +35,25 @@ class Reading:
     fault: Fault | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """What a dashboard shows beside power, from a meter's `read_state`; None: the driver does not say."""
+
+    temperature_celsius: float | None
+    sm_clock_hertz: float | None
+    power_limit_watts: float | None
+
+
 class Meter(Protocol):
     """A source of readings. Calls may block for milliseconds; they come from the sampler's thread only.
 
-    `min_energy_interval_seconds` is the shortest time between two counter reads that the source deserves: an NVML
-    counter steps every 100 ms and a read costs 4 ms, so asking more often only disturbs what is measured.
+    `min_energy_interval_seconds` is the shortest time between two counter reads that the source deserves: an
+    NVML counter steps every 100 ms and a read costs 4 ms, so asking more often only disturbs what is
+    measured.
+
+    A meter may also have: `update_period_seconds`, how often its counter moves, from which the sampler finds
+    the moments of its updates; `device_flags`, faults that hold for a device always, by id; and
+    `read_state(device_id) -> DeviceState`. A meter that wraps another passes them on.
     """
 
     source: str

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 from wattmeter.edges import EdgeClock
 from wattmeter.faults import Fault
-from wattmeter.meter import Device, Meter, Reading
+from wattmeter.meter import Device, DeviceState, Meter, Reading
 
 READS_PER_SECOND = 10
 POWER_PERIOD_SECONDS = 0.025
 RETRY_SECONDS = 1.0
+STATE_PERIOD_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -42,12 +43,15 @@ class Sampler:
         *,
         on_energy: Callable[[Reading], None],
         on_power: Callable[[Reading], None],
+        on_state: Callable[[str, DeviceState], None] | None = None,
         edges: dict[str, EdgeClock] | None = None,
         power_period_seconds: float = POWER_PERIOD_SECONDS,
     ) -> None:
         self._meter = meter
         self._on_energy = on_energy
         self._on_power = on_power
+        self._on_state = on_state
+        self._next_state_ns = 0
         self._period_ns = round(power_period_seconds * 1e9)
         self._interval_ns = round(meter.min_energy_interval_seconds * 1e9)
         self._devices: Sequence[Device] = tuple(meter.devices)
@@ -87,7 +91,20 @@ class Sampler:
             if now_ns >= schedule.next_ns:
                 self._read_energy(device.id, schedule)
             wake = min(wake, schedule.next_ns)
+        if now_ns >= self._next_state_ns:
+            self._next_state_ns = now_ns + round(STATE_PERIOD_SECONDS * 1e9)
+            self._read_states()
         return wake
+
+    def _read_states(self) -> None:
+        read = getattr(self._meter, "read_state", None)
+        if read is None or self._on_state is None:
+            return
+        for device in self._devices:
+            try:
+                self._on_state(device.id, read(device.id))
+            except Exception:
+                self.errors += 1
 
     def _read_energy(self, device_id: str, schedule: _Schedule) -> None:
         before = time.monotonic_ns()

@@ -35,6 +35,7 @@ def window_energy(
     for book in books.values():
         part = book.ledger.energy(start_ns, end_ns)
         device = book.device
+        part_flags = part.flags | book.flags
         devices.append(
             DeviceEnergy(
                 device.id,
@@ -43,10 +44,10 @@ def window_energy(
                 part.joules,
                 part.uncertainty_joules,
                 part.covered_seconds,
-                part.flags,
+                part_flags,
             )
         )
-        flags |= part.flags
+        flags |= part_flags
         if part.joules is None or part.uncertainty_joules is None:
             total = None
         elif total is not None:
