@@ -5,15 +5,19 @@ The game it solves and why is in docs/attribution.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from wattmeter.stepmodel import StepEnergyModel, entry_work, step_work, sum_by
+from wattmeter.stepmodel import StepEnergyModel, Work, entry_work, step_work, sum_by
 from wattmeter.steps import I32, I64, StepBatch
 
 F64 = npt.NDArray[np.float64]
+
+# Relative standard deviation of a request's joules where the model has none of its own.
+UNKNOWN_RESIDUAL = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +61,24 @@ def attribute(
     model: StepEnergyModel,
     *,
     groups: I32 | None = None,
+    group_factors: F64 | None = None,
+    concurrency: float | None = None,
     previous_end_ns: int | None = None,
 ) -> Attribution:
     """Split over requests the `joules` above idle, shape (N,), of the intervals between `edges_ns`, (N+1,).
 
     A step may reach over the first or last edge: only the part of it inside is attributed here, so
-    consecutive calls with adjoining edges, both given the straddling step, add up. `groups`, shape (R,),
-    numbers the group (tenant, API key, ...) of each request: groups are then the players, and requests share
-    within theirs. `previous_end_ns` is the end of the step before the batch. An interval in which no step
-    ran, or in which the counter fell below idle, is unattributed. Intervals of a second or so are best: a
-    counter that moves every 100 ms says little about steps of 5 ms.
+    consecutive calls with adjoining edges, both given the straddling step, add up. `previous_end_ns` is the
+    end of the step before the batch. An interval in which no step ran, or in which the counter fell below
+    idle, is unattributed. Intervals of a second or so are best: a counter that moves every 100 ms says
+    little about steps of 5 ms.
+
+    `groups`, shape (R,), numbers the group (tenant, API key, ...) of each request: groups are then the
+    players, and requests share within theirs. `group_factors`, shape (G,), multiplies what each group would
+    get before the sum is met (see GroupShares in groupshares.py). `concurrency` is the mean number of
+    requests present, were steps as short as alone; by default it is taken from the steps and edges given.
+
+    Raises ValueError where edges and joules do not fit each other or are not finite.
     """
     edges = np.asarray(edges_ns, dtype=np.int64)
     measured = np.asarray(joules, dtype=np.float64)
@@ -76,64 +88,140 @@ def attribute(
         raise ValueError("attribution: joules must be finite; leave a faulty interval out")
     requests = len(steps.request_ids)
     intervals = len(measured)
-    work = entry_work(steps)
-    prefill, decode = model.own_joules(work)
-    prefill_part, decode_part = _with_fixed_share(steps, prefill, decode, model.fixed_joules, groups)
-    entry_total = prefill_part + decode_part
-    step_total = sum_by(steps.step, entry_total, len(steps))
-    # In the power-capped regime a step's energy is less than its terms: all its entries shrink alike.
     starts = busy_starts(steps, previous_end_ns)
     seconds = ((steps.end_ns - starts) * 1e-9).astype(np.float64)
-    capped = model.step_joules(step_work(steps, work), seconds)
-    shrink = np.divide(capped, step_total, out=np.zeros_like(capped), where=step_total > 0)
+    row, column, overlap = overlaps(starts, steps.end_ns, edges)
+    if concurrency is None:
+        covered = sum_by(row, overlap, len(steps))
+        alone_seconds = covered * np.bincount(steps.step, minlength=len(steps)) * model.fixed_seconds
+        concurrency = float(np.sum(alone_seconds)) / (float(edges[-1] - edges[0]) * 1e-9)
+    prefill, decode = entry_joules(steps, model, groups=groups, concurrency=concurrency)
+    if groups is not None and group_factors is not None:
+        factors = np.asarray(group_factors, dtype=np.float64)[np.asarray(groups)[steps.request]]
+        prefill, decode = prefill * factors, decode * factors
+    entry_total = prefill + decode
+    step_total = sum_by(steps.step, entry_total, len(steps))
+    # The step's own energy decides how much of an interval is the step's, whatever factors shift inside it.
+    predicted_step = model.step_joules(step_work(steps), seconds)
+    shrink = np.divide(predicted_step, step_total, out=np.zeros_like(step_total), where=step_total > 0)
 
-    row, column, overlap = _overlaps(starts, steps.end_ns, edges)
-    predicted = sum_by(column, capped[row] * overlap, intervals)
+    predicted = sum_by(column, predicted_step[row] * overlap * (step_total[row] > 0), intervals)
     usable = (predicted > 0) & (measured > 0)
     scale = np.full(intervals, np.nan)
     np.divide(measured, predicted, out=scale, where=usable)
-    weight = np.bincount(row, weights=overlap * np.where(usable, scale, 0.0)[column], minlength=len(steps))
+    weight = sum_by(row, overlap * np.where(usable, scale, 0.0)[column], len(steps))
     factor = (shrink * weight)[steps.step]
-    request_prefill = sum_by(steps.request, prefill_part * factor, requests)
-    request_decode = sum_by(steps.request, decode_part * factor, requests)
-    total = request_prefill + request_decode
-    fraction = model.residual_fraction if model.residual_fraction is not None else 0.5
+    prefill_joules = sum_by(steps.request, prefill * factor, requests)
+    decode_joules = sum_by(steps.request, decode * factor, requests)
     return Attribution(
         request_ids=steps.request_ids,
-        prefill_joules=request_prefill,
-        decode_joules=request_decode,
-        uncertainty_joules=fraction * total,
+        prefill_joules=prefill_joules,
+        decode_joules=decode_joules,
+        uncertainty_joules=_uncertainty(steps, model, entry_total, factor, prefill_joules + decode_joules),
         unattributed_joules=np.where(usable, 0.0, measured),
         scale=scale,
     )
 
 
-def _with_fixed_share(
-    steps: StepBatch, prefill: F64, decode: F64, fixed_joules: float, groups: I32 | None
+def stall_share(concurrency: float) -> float:
+    """The part of the time by which a request lengthens a step that is its own, beyond an equal share.
+
+    With P requests present in a step that one of them lengthens by s seconds, it is charged
+    s (1/P + k (1 - 1/P)) and each of the others s (1 - k)/P. k is 1 when it is mostly alone (the others' work
+    is put off into time that was idle) and falls as 1/A as the device fills (the others' work is put off into
+    time that was busy anyway): k = (1 - e^-A (1 + A)) / (A - 1 + e^-A) for A requests present on average,
+    from the Aumann-Shapley value of the busy time of a stream of independent requests (docs/attribution.md).
+    """
+    load = max(concurrency, 0.0)
+    if load < 1e-3:
+        return 1.0 - load / 3.0  # the series of the same function, which would divide 0 by 0
+    left = math.exp(-load)
+    return (1.0 - left * (1.0 + load)) / (load - 1.0 + left)
+
+
+def entry_joules(
+    steps: StepBatch,
+    model: StepEnergyModel,
+    *,
+    groups: I32 | None = None,
+    concurrency: float = 0.0,
 ) -> tuple[F64, F64]:
-    """Each entry's own joules plus its share of the fixed part: equal among groups, then within them."""
+    """Modelled (prefill, decode) joules above idle of each entry, (E,) each: its own and its share of the rest.
+
+    A step's energy is the device's busy power (fixed_joules / fixed_seconds) for as long as the model says
+    the step takes, plus what each entry's work costs above that. The second is the entry's own; the first
+    is the game of who kept the device busy: shared equally by those present, but for `stall_share` of what
+    an entry made the step longer. The sum over a step's entries is fixed_joules plus the entries' own joules.
+    """
     count = len(steps)
-    if groups is None:
-        sharers = np.bincount(steps.step, minlength=count)[steps.step].astype(np.float64)
-    else:
-        group = np.asarray(groups, dtype=np.int64)[steps.request]
-        width = int(group.max(initial=0)) + 1
-        _, inverse, members = np.unique(
-            steps.step.astype(np.int64) * width + group, return_inverse=True, return_counts=True
-        )
-        first = np.zeros(len(members), dtype=np.int64)
-        first[inverse] = steps.step
-        present = np.bincount(first, minlength=count)
-        sharers = members[inverse] * present[steps.step].astype(np.float64)
-    share = np.divide(fixed_joules, sharers, out=np.zeros(len(sharers)), where=sharers > 0)
+    work = entry_work(steps)
+    prefill, decode = model.own_joules(work)
+    prefill_stall, decode_stall = _stall_joules(model, work, prefill, decode)
+    k = stall_share(concurrency)
+    stall = prefill_stall + decode_stall
+    shared = model.fixed_joules + (1.0 - k) * sum_by(steps.step, stall, count)
+    share = shared[steps.step] * _equal_share(steps, groups)
     tokens = steps.prefill_tokens + steps.decode_tokens
     in_prefill = np.divide(
-        steps.prefill_tokens, tokens, out=np.zeros(len(sharers), dtype=np.float64), where=tokens > 0
+        steps.prefill_tokens, tokens, out=np.zeros(len(tokens), dtype=np.float64), where=tokens > 0
     )
-    return prefill + share * in_prefill, decode + share * (1.0 - in_prefill)
+    return (
+        prefill - (1.0 - k) * prefill_stall + share * in_prefill,
+        decode - (1.0 - k) * decode_stall + share * (1.0 - in_prefill),
+    )
 
 
-def _overlaps(starts: I64, ends: I64, edges: I64) -> tuple[I64, I64, F64]:
+def _stall_joules(model: StepEnergyModel, work: Work, prefill: F64, decode: F64) -> tuple[F64, F64]:
+    """Busy power times the seconds that each entry makes its step longer, at most its own joules."""
+    if model.fixed_seconds <= 0.0:
+        return np.zeros(len(work)), np.zeros(len(work))
+    watts = model.fixed_joules / model.fixed_seconds
+    prefill_seconds, decode_seconds = model.own_seconds(work)
+    return np.minimum(watts * prefill_seconds, prefill), np.minimum(watts * decode_seconds, decode)
+
+
+def _equal_share(steps: StepBatch, groups: I32 | None) -> F64:
+    """1 / requests in the step; with groups 1 / groups in the step / requests of the group in it. (E,)"""
+    count = len(steps)
+    if groups is None:
+        sharers: F64 = np.bincount(steps.step, minlength=count)[steps.step].astype(np.float64)
+        return 1.0 / sharers
+    group = np.asarray(groups, dtype=np.int64)[steps.request]
+    width = int(group.max(initial=0)) + 1
+    pair, inverse, members = np.unique(
+        steps.step.astype(np.int64) * width + group, return_inverse=True, return_counts=True
+    )
+    present = np.bincount(pair // width, minlength=count)
+    sharers = (members[inverse] * present[steps.step]).astype(np.float64)
+    return 1.0 / sharers
+
+
+def _uncertainty(steps: StepBatch, model: StepEnergyModel, entry_total: F64, factor: F64, joules: F64) -> F64:
+    """One standard deviation of each request's joules, (R,): the model's residual and its parameters'."""
+    residual = model.residual_fraction if model.residual_fraction is not None else UNKNOWN_RESIDUAL
+    variance = (residual * joules) ** 2
+    if model.covariance is not None:
+        requests = len(steps.request_ids)
+        work = entry_work(steps)
+        share = _equal_share(steps, None)
+        features = np.stack(
+            [
+                sum_by(steps.request, column * factor, requests)
+                for column in (
+                    share,
+                    work.prefill_tokens,
+                    work.decode_tokens,
+                    work.decode_context_tokens,
+                    work.attention_pairs,
+                )
+            ]
+        )
+        covariance = np.asarray(model.covariance, dtype=np.float64)
+        variance = variance + np.maximum(np.einsum("ir,ij,jr->r", features, covariance, features), 0.0)
+    return np.sqrt(variance)
+
+
+def overlaps(starts: I64, ends: I64, edges: I64) -> tuple[I64, I64, F64]:
     """(step, interval, fraction of the step inside) for every pair that overlaps."""
     first = np.searchsorted(edges, starts, side="right") - 1
     last = np.searchsorted(edges, ends, side="left") - 1

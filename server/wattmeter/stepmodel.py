@@ -132,15 +132,22 @@ class StepEnergyModel:
         )
         return prefill, decode
 
-    def step_seconds(self, work: Work) -> F64:
-        """Seconds of steps whose summed work is given."""
-        return (
-            self.fixed_seconds
-            + self.prefill_token_seconds * work.prefill_tokens
-            + self.decode_token_seconds * work.decode_tokens
-            + self.context_token_seconds * work.decode_context_tokens
+    def own_seconds(self, work: Work) -> tuple[F64, F64]:
+        """(prefill, decode) seconds by which the work makes its step longer."""
+        prefill = (
+            self.prefill_token_seconds * work.prefill_tokens
             + self.attention_pair_seconds * work.attention_pairs
         )
+        decode = (
+            self.decode_token_seconds * work.decode_tokens
+            + self.context_token_seconds * work.decode_context_tokens
+        )
+        return prefill, decode
+
+    def step_seconds(self, work: Work) -> F64:
+        """Seconds of steps whose summed work is given."""
+        prefill, decode = self.own_seconds(work)
+        return self.fixed_seconds + prefill + decode
 
     def step_joules(self, work: Work, seconds: F64 | None = None) -> F64:
         """Joules above idle of steps whose summed work is given; `seconds`: measured lengths, if known."""
