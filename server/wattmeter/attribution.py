@@ -146,7 +146,7 @@ def entry_joules(
     groups: I32 | None = None,
     concurrency: float = 0.0,
 ) -> tuple[F64, F64]:
-    """Modelled (prefill, decode) joules above idle of each entry, (E,) each: its own and its share of the rest.
+    """Modelled (prefill, decode) joules above idle of each entry, (E,) each: its own plus its shares.
 
     A step's energy is the device's busy power (fixed_joules / fixed_seconds) for as long as the model says
     the step takes, plus what each entry's work costs above that. The second is the entry's own; the first

@@ -253,9 +253,8 @@ class OnlineFit:
             self._errors.append((float(predict(self._model, data)[0]), joules_above_idle))
         regime = _regime(data)
         rows = self._rows.setdefault(regime, deque(maxlen=self.KEEP_PER_REGIME))
-        rows.append(
-            (joules_above_idle, float(data.seconds[0]), float(data.busy_seconds[0]), data.features[0])
-        )
+        lengths = float(data.seconds[0]), float(data.busy_seconds[0])
+        rows.append((end_ns, joules_above_idle, *lengths, data.features[0]))
         self._seen += 1
         if self._seen >= self.FIRST_FIT_INTERVALS and self._seen % self.REFIT_INTERVALS == 0:
             self._refit(end_ns - round(self.KEEP_SECONDS * 1e9))
