@@ -9,7 +9,7 @@ from wattload.rundir import Capture
 from wattload.runjson import WindowInfo
 from wattload.steady import mser5, trend
 
-_AT_ONCE = frozenset({"offline", "once", "at-once", "everything-at-once", "burst"})
+_AT_ONCE = frozenset({"offline"})
 _FALLBACK = 0.2
 
 
@@ -24,7 +24,7 @@ def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
     end = begin + capture.duration_seconds
     if capture.interrupted and capture.finished_unix is not None:
         end = min(end, capture.finished_unix)
-    if capture.workload.arrivals.process in _AT_ONCE or capture.duration_seconds <= 0:
+    if capture.workload.arrivals.process.partition(":")[0] in _AT_ONCE or capture.duration_seconds <= 0:
         last = np.nanmax(requests.last) if np.isfinite(requests.last).any() else begin
         return WindowInfo(
             start_unix=begin,

@@ -50,8 +50,8 @@ def mser5(values: npt.ArrayLike) -> int | None:
     tail = np.cumsum(means[::-1])[::-1]
     squares = np.cumsum((means**2)[::-1])[::-1]
     spread = np.maximum(squares - tail**2 / kept, 0.0)
-    # The last few truncations keep so little that their spread is small by chance.
-    score = (spread / kept**2)[: max(1, n - 3)]
+    # The last five truncations keep so little that their spread is small by chance.
+    score = (spread / kept**2)[: max(1, n - 5)]
     best = int(np.argmin(score))
     return best * _MSER_BATCH if best <= n // 2 else None
 

@@ -134,9 +134,11 @@ def test_mser5_finds_the_end_of_a_warmup() -> None:
         mser5(np.concatenate((np.linspace(0, 20, 60), np.full(240, 20.0))) + rng.standard_normal(300))
         for _ in range(40)
     ]
-    assert all(cut is not None and cut >= 40 for cut in cuts)
-    # MSER now and then cuts more than it had to; hardly ever does it cut less.
-    assert 45 <= np.median([cut for cut in cuts if cut is not None]) <= 75
+    found = [cut for cut in cuts if cut is not None]
+    # MSER now and then cuts more than it had to, or gives up; it does not cut less.
+    assert len(found) >= 35
+    assert min(found) >= 45
+    assert 45 <= np.median(found) <= 75
     calm = [mser5(rng.standard_normal(300)) for _ in range(40)]
     assert np.median([cut for cut in calm if cut is not None]) <= 40
 
