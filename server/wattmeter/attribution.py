@@ -89,7 +89,6 @@ def attribute(
     requests = len(steps.request_ids)
     intervals = len(measured)
     starts = busy_starts(steps, previous_end_ns)
-    seconds = ((steps.end_ns - starts) * 1e-9).astype(np.float64)
     row, column, overlap = overlaps(starts, steps.end_ns, edges)
     if concurrency is None:
         covered = sum_by(row, overlap, len(steps))
@@ -102,7 +101,7 @@ def attribute(
     entry_total = prefill + decode
     step_total = sum_by(steps.step, entry_total, len(steps))
     # The step's own energy decides how much of an interval is the step's, whatever factors shift inside it.
-    predicted_step = model.step_joules(step_work(steps), seconds)
+    predicted_step = model.step_joules(step_work(steps))
     shrink = np.divide(predicted_step, step_total, out=np.zeros_like(step_total), where=step_total > 0)
 
     predicted = sum_by(column, predicted_step[row] * overlap * (step_total[row] > 0), intervals)

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from wattmeter.attribution import busy_starts, overlaps
 from wattmeter.stepmodel import ENERGY_TERMS, F64, TIME_TERMS, StepEnergyModel, step_work, sum_by
@@ -20,6 +21,9 @@ EDGE_JOULES = 3.0
 RELATIVE_NOISE = 0.01
 STEP_NOISE_SECONDS = 0.002
 HUBER = 2.0
+# Intervals within 3 % of the power ceiling count as at it; it takes twice MIN_AT_CAP to believe in one.
+AT_CAP = 0.97
+MIN_AT_CAP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +77,32 @@ def fit_model(
     """The step model that explains the intervals best, every coefficient non-negative.
 
     With a `prior` each coefficient is held to it as by one measurement that is right to 50 % / prior_weight:
-    what the traffic cannot tell apart stays where it was. Raises ValueError for fewer than 8 intervals.
+    what the traffic cannot tell apart stays where it was. Where the power stays at a ceiling while the work
+    would ask for more, that ceiling becomes `power_cap_watts` and intervals at it teach nothing else. Raises
+    ValueError for fewer than 8 intervals.
     """
     if len(data) < 8:
         raise ValueError(f"fit: {len(data)} intervals are too few to fit a step model")
     noise = np.hypot(EDGE_JOULES, RELATIVE_NOISE * np.abs(data.joules))
-    energy, covariance = _robust(
-        data.features, data.joules, noise, _coefficients(prior, ENERGY_TERMS), prior_weight
-    )
+    known = _coefficients(prior, ENERGY_TERMS)
+    power = data.joules / np.maximum(data.busy_seconds, 1e-9)
+    cap = _ceiling(power, data.busy_seconds > 0.97 * data.seconds)
+    energy, covariance = _robust(data.features, data.joules, noise, known, prior_weight)
+    if cap is not None:
+        below = np.flatnonzero(power < AT_CAP * cap)
+        capped: tuple[F64, F64] | None = None
+        if len(below) >= 8:
+            part = data.where(below)
+            capped = _robust(part.features, part.joules, noise[below], known, prior_weight)
+        limit = cap * data.busy_seconds
+        if capped is None or _misfit(data.joules, np.minimum(data.features @ capped[0], limit), noise) >= (
+            _misfit(data.joules, data.features @ energy, noise)
+        ):
+            cap = None if prior is None else prior.power_cap_watts
+        else:
+            energy, covariance = capped
+    elif prior is not None:
+        cap = prior.power_cap_watts
     length_noise = np.hypot(STEP_NOISE_SECONDS, RELATIVE_NOISE * data.busy_seconds)
     time, _ = _robust(
         data.features, data.busy_seconds, length_noise, _coefficients(prior, TIME_TERMS), prior_weight
@@ -88,9 +110,29 @@ def fit_model(
     return StepEnergyModel(
         **dict(zip(ENERGY_TERMS, energy.tolist(), strict=True)),
         **dict(zip(TIME_TERMS, time.tolist(), strict=True)),
+        power_cap_watts=cap,
         covariance=tuple(tuple(row) for row in covariance.tolist()),
         fitted_on=fitted_on,
     )
+
+
+def _ceiling(watts: F64, busy: npt.NDArray[np.bool_]) -> float | None:
+    """The power above idle at which busy intervals crowd, if the highest of them do; None otherwise.
+
+    A ceiling is a plateau: at least 2 MIN_AT_CAP intervals above AT_CAP of the median of the top MIN_AT_CAP.
+    """
+    top = np.sort(watts[busy])
+    if len(top) < 2 * MIN_AT_CAP:
+        return None
+    high = float(np.median(top[-MIN_AT_CAP:]))
+    plateau = top[top > AT_CAP * high]
+    return float(np.median(plateau)) if len(plateau) >= 2 * MIN_AT_CAP else None
+
+
+def _misfit(measured: F64, predicted: F64, noise: F64) -> float:
+    """Sum of Huber's loss of the errors in units of their noise."""
+    error = np.abs(measured - predicted) / noise
+    return float(np.sum(np.where(error < HUBER, 0.5 * error**2, HUBER * (error - 0.5 * HUBER))))
 
 
 def predict(model: StepEnergyModel, data: Intervals) -> F64:

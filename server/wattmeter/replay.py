@@ -90,15 +90,26 @@ class Replay:
         return float(np.sum(self.end_seconds - self.start_seconds))
 
     def block_joules(self, model: StepEnergyModel) -> F64:
-        """Joules above idle of each block."""
+        """Joules above idle of each block, without the power cap."""
         prefill, decode = model.own_joules(self.work)
-        joules = model.fixed_joules * self.steps + prefill + decode
-        if model.power_cap_watts is not None:
-            joules = np.minimum(joules, model.power_cap_watts * (self.end_seconds - self.start_seconds))
+        joules: F64 = model.fixed_joules * self.steps + prefill + decode
         return joules
 
     def joules(self, model: StepEnergyModel) -> float:
-        return float(np.sum(self.block_joules(model)))
+        """Joules above idle of all, no second of it above the model's power cap."""
+        joules = self.block_joules(model)
+        if model.power_cap_watts is None or len(joules) == 0:
+            return float(np.sum(joules))
+        whole = np.floor(self.start_seconds[0])
+        seconds = np.arange(whole, self.end_seconds[-1] + 1.0)
+        # Cumulative energy and busy time are linear inside a block: both are read off at whole seconds.
+        times = np.stack([self.start_seconds, self.end_seconds], axis=1).ravel()
+        zeros = np.zeros(len(joules))
+        energy = np.cumsum(np.stack([zeros, joules], axis=1).ravel())
+        busy = np.cumsum(np.stack([zeros, self.end_seconds - self.start_seconds], axis=1).ravel())
+        needed = np.diff(np.interp(seconds, times, energy))
+        allowed = model.power_cap_watts * np.diff(np.interp(seconds, times, busy))
+        return float(np.sum(np.minimum(needed, allowed)))
 
 
 def jobs_of(steps: StepBatch, arrivals: Mapping[str, float] | None = None) -> Jobs:

@@ -88,8 +88,9 @@ class StepEnergyModel:
               + context_token x context tokens read in decode + attention_pair x prefill attention pairs
     seconds = the same with the `_seconds` terms.
 
-    Where `power_cap_watts` (above idle) is given, a step that would draw more than it is in the power-capped
-    regime: its energy is power_cap_watts x its seconds.
+    `power_cap_watts` (above idle, None where never reached) is the power that the device sustains over a
+    second or so: stretches that would need more take power_cap_watts x their busy seconds, as the clock
+    gives way.
 
     `covariance` is that of the energy terms in the order of ENERGY_TERMS (joules^2), None where unknown;
     `residual_fraction` is the standard deviation of (counter - model) / counter over held-out seconds;
@@ -150,12 +151,16 @@ class StepEnergyModel:
         return self.fixed_seconds + prefill + decode
 
     def step_joules(self, work: Work, seconds: F64 | None = None) -> F64:
-        """Joules above idle of steps whose summed work is given; `seconds`: measured lengths, if known."""
+        """Joules above idle of steps whose summed work is given.
+
+        With `seconds`, the steps' measured lengths, at most `power_cap_watts` for so long: right for sums
+        over a second or more. Single short steps do exceed what a device sustains, so without `seconds` no
+        cap is applied.
+        """
         prefill, decode = self.own_joules(work)
         joules = self.fixed_joules + prefill + decode
-        if self.power_cap_watts is not None:
-            lengths = self.step_seconds(work) if seconds is None else seconds
-            joules = np.minimum(joules, np.where(lengths > 0, self.power_cap_watts * lengths, joules))
+        if self.power_cap_watts is not None and seconds is not None:
+            joules = np.where(seconds > 0, np.minimum(joules, self.power_cap_watts * seconds), joules)
         return joules
 
     # --- files --------------------------------------------------------------------------------------------
