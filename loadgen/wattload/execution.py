@@ -129,7 +129,7 @@ def _measured_run(prepared: Prepared, progress: Progress) -> RunJson:
         if trouble:
             progress.say(f"note: {trouble}")
     if server is not None:
-        server.shutdown()
+        server.stop()
     return result
 
 

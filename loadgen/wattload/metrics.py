@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import urllib.error
 from collections.abc import Mapping
-from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, push_to_gateway, start_http_server
+from gevent.pywsgi import WSGIServer
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, push_to_gateway
 
 from wattload.errors import BadInput
 from wattload.record import Outcome, RequestRecord
@@ -40,6 +40,8 @@ class LoadMetrics:
         )
         self._outcomes = {outcome: family.labels(*values, outcome.value) for outcome in Outcome}
         self._planned = counter("wattload_planned_requests", "Requests that were due so far.")
+        self._sent = counter("wattload_sent_requests", "Requests sent so far.")
+        self._sent_seen = self._sent_ended = 0
         self._good = counter("wattload_good_requests", "Requests completed within the latency limits.")
         self._prompt = counter("wattload_prompt_tokens", "Prompt tokens of completed requests.")
         self._output = counter("wattload_output_tokens", "Output tokens of completed requests.")
@@ -64,7 +66,12 @@ class LoadMetrics:
         self._planned.inc(count)
 
     def in_flight(self, count: int) -> None:
+        """Of the requests sent, how many have not ended; the others were counted as they ended."""
         self._inflight.set(count)
+        sent = self._sent_ended + count
+        if sent > self._sent_seen:
+            self._sent.inc(sent - self._sent_seen)
+            self._sent_seen = sent
 
     def phase(self, present: str | None) -> None:
         for name, gauge in self._phases.items():
@@ -75,6 +82,7 @@ class LoadMetrics:
         self._outcomes[record.outcome].inc()
         if record.sent_unix is not None:
             self._lag.observe(record.sent_unix - record.due_unix)
+            self._sent_ended += 1
         if record.outcome is not Outcome.COMPLETED or record.first_token_unix is None:
             return
         ttft = record.first_token_unix - record.due_unix
@@ -110,12 +118,14 @@ def time_per_token(record: RequestRecord) -> float | None:
     return (record.last_token_unix - record.first_token_unix) / (record.output_tokens - 1)
 
 
-def serve(metrics: LoadMetrics, host: str, port: int) -> Any:
-    """Serves /metrics in the background. Raises BadInput where the port cannot be had; gives the server
-    back.
+def serve(metrics: LoadMetrics, host: str, port: int) -> WSGIServer:
+    """Serves /metrics from a greenlet; `stop()` ends it. Raises BadInput where the port cannot be had.
+
+    prometheus_client's own server runs in a thread, whose blocking poll stops gevent's loop and the load.
     """
+    server = WSGIServer((host, port), make_wsgi_app(metrics.registry), log=None, error_log=None)
     try:
-        server, _ = start_http_server(port, host, metrics.registry)
+        server.start()
     except OSError as error:
         raise BadInput(f"--metrics-port {port}: cannot listen on {host} ({error.strerror})") from error
     return server
