@@ -23,6 +23,7 @@ from wattmeter.attribution import attribute
 from wattmeter.clock import WallClock
 from wattmeter.devicebook import DeviceBook
 from wattmeter.faults import Fault
+from wattmeter.fit import OnlineFit
 from wattmeter.idle import IdleTracker
 from wattmeter.knots import FaultInterval
 from wattmeter.meter import DeviceState, Meter, Reading
@@ -45,6 +46,9 @@ PRIOR_MODEL = StepEnergyModel(
     prefill_token_joules=14.3e-3,
     decode_token_joules=14.8e-3,
     context_token_joules=25e-6,
+    fixed_seconds=5.03e-3,
+    prefill_token_seconds=8.5e-6,
+    context_token_seconds=0.042e-6,
     fitted_on="prior: H200, Llama-3.1-8B, bf16",
 )
 
@@ -54,7 +58,8 @@ class Account:
 
     `meter` is read from the account's own thread after `start`. `model` is the name of the served model.
     Energy of requests is above idle; idle power is measured whenever no request runs, unless `idle_watts` is
-    given. All methods may be called from any thread; none waits for the meter. Raises ValueError for a meter
+    given. `step_model` is where the split starts from; with `fit_online` it is fitted to this machine as it
+    runs. All methods may be called from any thread; none waits for the meter. Raises ValueError for a meter
     without devices.
     """
 
@@ -67,6 +72,7 @@ class Account:
         idle_watts: float | None = None,
         history_seconds: float = 3600,
         max_requests: int = MAX_REQUESTS,
+        fit_online: bool = True,
     ) -> None:
         if not meter.devices:
             raise ValueError("account: the meter has no device")
@@ -74,7 +80,8 @@ class Account:
         self.meter = meter
         self.source = meter.source
         self._lock = threading.RLock()
-        self._model = step_model or PRIOR_MODEL
+        self._given_model = step_model or PRIOR_MODEL
+        self._fit = OnlineFit(self._given_model) if fit_online else None
         self._clock = WallClock(history_seconds)
         self._clock.observe(time.monotonic_ns(), time.time())
         period = getattr(meter, "update_period_seconds", None)
@@ -93,7 +100,12 @@ class Account:
         self._queue = StepQueue()
         self._idle = IdleTracker(idle_watts)
         self._settlement = Settlement(
-            self._ledgers, self._requests, self._queue, self._idle, history_seconds=history_seconds
+            self._ledgers,
+            self._requests,
+            self._queue,
+            self._idle,
+            history_seconds=history_seconds,
+            learn=None if self._fit is None else self._fit.add,
         )
         self._sampler = Sampler(
             meter,
@@ -131,19 +143,19 @@ class Account:
 
     # --- what the server brings -----------------------------------------------------------------------------
 
-    def set_step_model(self, model: StepEnergyModel) -> None:
-        """Use this model from now on (an online fit replaces it as it learns)."""
-        with self._lock:
-            self._model = model
-
     def add_steps(self, batch: StepBatch) -> None:
         """Take the next steps of the engine, in order. Lost or late records are counted and flagged."""
         with self._lock:
+            before_ns = self._queue.last_end_ns
             lost = self._queue.add(batch)
             frontier = self._settlement.frontier_ns
             late = frontier is not None and len(batch) > 0 and int(batch.end_ns[0]) <= frontier
             if lost or late:
                 self._count(Fault.LOST_STEP_RECORDS, lost or 1)
+                now_ns = time.monotonic_ns()
+                first_ns = int(batch.launch_ns[0]) if len(batch) else now_ns
+                start_ns = first_ns - 1_000_000_000 if before_ns is None else before_ns
+                self._settlement.notice(Fault.LOST_STEP_RECORDS, start_ns, max(first_ns, start_ns) + 1)
             for name in batch.request_ids:
                 state = self._requests.ensure(name)
                 if lost or late:
@@ -301,6 +313,14 @@ class Account:
             state = self._requests.ensure(name)
             state.pending_prefill_joules += float(split.prefill_joules[row])
             state.pending_decode_joules += float(split.decode_joules[row])
+
+    @property
+    def _model(self) -> StepEnergyModel:
+        """The fitted model, except while only the given one is known to be good."""
+        fitted = None if self._fit is None else self._fit.model
+        if fitted is None or (self._given_model.trusted and not fitted.trusted):
+            return self._given_model
+        return fitted
 
     def _run(self) -> None:
         while not self._stop.wait(SETTLE_PERIOD_SECONDS):

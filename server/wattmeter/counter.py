@@ -15,6 +15,7 @@ from wattmeter.knots import FaultInterval, Knot
 from wattmeter.meter import Reading
 
 STALE_SECONDS = 1.0
+STALE_POWER_SECONDS = 30.0
 GAP_SECONDS = 1.0
 
 
@@ -129,9 +130,19 @@ class PowerCounter:
     """Integrates power where a device has no energy counter: trapezoids between readings.
 
     A gap of more than GAP_SECONDS between readings ends the segment: its energy is unknown, not interpolated.
+    Power that stands to the last digit for STALE_POWER_SECONDS is a stale sensor: a real one never holds
+    still.
     """
 
-    def __init__(self, device_id: str, *, gap_seconds: float = GAP_SECONDS) -> None:
+    def __init__(
+        self,
+        device_id: str,
+        *,
+        gap_seconds: float = GAP_SECONDS,
+        stale_seconds: float = STALE_POWER_SECONDS,
+    ) -> None:
+        self._stale_ns = round(stale_seconds * 1e9)
+        self._moved_ns = 0
         self._gap_ns = round(gap_seconds * 1e9)
         self._faults = _Faults(device_id)
         self._segment = 0
@@ -154,6 +165,11 @@ class PowerCounter:
             return []
         self._faults.end_read_faults(now)
         last, self._last = self._last, (now, watts)
+        if last is None or watts != last[1]:
+            self._moved_ns = now
+            self._faults.end(Fault.STALE_SENSOR, now)
+        elif now - self._moved_ns > self._stale_ns:
+            self._faults.begin(Fault.STALE_SENSOR, self._moved_ns, "power stands to the last digit")
         if last is None:
             return [Knot(now, now, self._joules, self._segment)]
         if now <= last[0]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from wattmeter.attribution import attribute
 from wattmeter.faults import Fault
 from wattmeter.idle import SETTLE_SECONDS, IdleTracker
+from wattmeter.knots import FaultInterval
 from wattmeter.ledger import DeviceLedger
 from wattmeter.requests import RequestBook
 from wattmeter.stepmodel import StepEnergyModel
@@ -75,6 +77,20 @@ class Totals:
         return self.prefill + self.decode + self.idle + self.unattributed
 
 
+class Learn(Protocol):
+    """What is told of each settled interval, to learn a step model from (OnlineFit.add)."""
+
+    def __call__(
+        self,
+        steps: StepBatch,
+        start_ns: int,
+        end_ns: int,
+        joules_above_idle: float,
+        *,
+        previous_end_ns: int | None = None,
+    ) -> None: ...
+
+
 class Settlement:
     """Pieces in order of time, running totals, and the rule that divides a piece. Its owner locks."""
 
@@ -86,16 +102,23 @@ class Settlement:
         idle: IdleTracker,
         *,
         history_seconds: float,
+        learn: Learn | None = None,
     ) -> None:
         self._ledgers = ledgers
         self._book = book
         self._queue = queue
         self._idle = idle
+        self._learn = learn
         self.pieces: deque[Piece] = deque(maxlen=max(16, round(history_seconds / SHORT_PIECE_SECONDS)))
         self.totals = Totals()
         self.frontier_ns: int | None = None
         self.scale = 1.0
         self._last_busy_ns: int | None = None
+        self._notices: deque[FaultInterval] = deque(maxlen=1000)
+
+    def notice(self, fault: Fault, start_ns: int, end_ns: int) -> None:
+        """Flag the pieces that will be settled over [start_ns, end_ns) (step records that were lost there)."""
+        self._notices.append(FaultInterval("", fault, start_ns, end_ns))
 
     def settle(self, until_ns: int, model: StepEnergyModel, unix_seconds: float) -> list[Piece]:
         """Settle whole pieces up to until_ns, which all ledgers must cover; returns the new pieces."""
@@ -118,7 +141,7 @@ class Settlement:
         return new
 
     def _hold(self, until_ns: int, unix_seconds: float) -> bool:
-        """Whether to wait: before anything ran, idle power is measured first, so that no idle joule is lost."""
+        """Whether to wait: before anything ran, idle power is measured first, so that idling is booked."""
         assert self.frontier_ns is not None
         waiting = (until_ns - self.frontier_ns) * 1e-9
         if self._idle.watts is not None or self._book.active or self._last_busy_ns is not None:
@@ -154,7 +177,8 @@ class Settlement:
 
     def _piece(self, start_ns: int, end_ns: int, model: StepEnergyModel, unix_seconds: float) -> Piece:
         parts = [ledger.energy(start_ns, end_ns) for ledger in self._ledgers.values()]
-        flags = frozenset().union(*(part.flags for part in parts))
+        noticed = [notice.fault for notice in self._notices if notice.overlaps(start_ns, end_ns)]
+        flags = frozenset(noticed).union(*(part.flags for part in parts))
         steps, previous_end_ns = self._queue.until(end_ns)
         seconds = (end_ns - start_ns) * 1e-9
         covered = all(part.complete for part in parts)
@@ -256,6 +280,8 @@ class Settlement:
         )
         if np.isfinite(split.scale[0]):
             self.scale = 0.7 * self.scale + 0.3 * float(split.scale[0])
+        if self._learn is not None and idle is not None and Fault.LOST_STEP_RECORDS not in flags:
+            self._learn(steps, start_ns, end_ns, above, previous_end_ns=previous_end_ns)
         by_group: dict[str, float] = {}
         given = float(np.sum(split.prefill_joules) + np.sum(split.decode_joules))
         for row, state in enumerate(states):
