@@ -1,0 +1,196 @@
+"""The validation experiments of docs/validation.md: traffic for a server that records its steps and readings.
+
+    python benchmarks/h200/experiments.py NAME --url http://127.0.0.1:PORT --out FILE.json.gz [--scale X]
+
+NAME: `coalitions-low`, `coalitions-high` (three tenants, every subset at the same arrival times, twice,
+interleaved: 5 to 6 minutes each), `duplicates` (copies of one shape in steady traffic: 4 minutes), `phases`
+(pure prefill and pure decode: 1 minute). The server is started with `--energy-record DIR` (serve.sh does);
+the output holds the requests, the windows and what the server said of them, and analyse.py reads both.
+`--scale 0.3` shortens every window to a rehearsal. Needs only the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import itertools
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from traffic import Endpoint, Planned, Sent, play
+
+CALM_SECONDS = 1.2
+ARRIVAL_SECONDS = 16.0
+# (median prompt, sigma, longest), (median output, sigma, longest): lognormal lengths of each tenant.
+TENANTS = {
+    "code": ((1500, 0.7, 6000), (14, 0.8, 120)),
+    "conv": ((900, 0.7, 4000), (150, 0.7, 600)),
+    "long": ((100, 0.5, 400), (450, 0.35, 900)),
+}
+RATES = {  # requests a second of each tenant; the recording this was developed on had 2.2, 2.0 and 0.6
+    "low": {"code": 2.6, "conv": 1.0, "long": 0.5},
+    "high": {"code": 4.5, "conv": 3.2, "long": 1.3},
+}
+SEEDS = {"low": 20417, "high": 90533}
+DUPLICATE_SHAPES = (  # prompt, output, copies
+    (512, 64, 60),
+    (2048, 16, 20),
+    (4096, 8, 12),
+    (128, 256, 40),
+    (1024, 128, 30),
+    (64, 32, 200),
+    (256, 512, 16),
+)
+DUPLICATE_SECONDS = 10.0
+
+
+def tenant_plan(tenant: str, rate: float, seconds: float, seed: int) -> list[Planned]:
+    """Poisson arrivals with lognormal lengths."""
+    dice = random.Random(f"{tenant}-{seed}")
+    prompt, output = TENANTS[tenant]
+
+    def length(median: float, sigma: float, longest: int) -> int:
+        return max(4, min(longest, round(median * math.exp(sigma * dice.gauss(0.0, 1.0)))))
+
+    plan: list[Planned] = []
+    at = dice.expovariate(rate)
+    while at < seconds:
+        plan.append(Planned(at, length(*prompt), length(*output), tenant))
+        at += dice.expovariate(rate)
+    return plan
+
+
+def coalitions(level: str, scale: float) -> list[tuple[str, list[Planned]]]:
+    """Every subset twice. The second round goes backwards, so that drift hits all subsets alike."""
+    plans = {
+        tenant: tenant_plan(tenant, rate, ARRIVAL_SECONDS * scale, SEEDS[level])
+        for tenant, rate in RATES[level].items()
+    }
+    subsets = [subset for size in (1, 2, 3) for subset in itertools.combinations(sorted(plans), size)]
+    random.Random(SEEDS[level]).shuffle(subsets)
+    windows = []
+    for round_number, order in enumerate((subsets, subsets[::-1])):
+        for subset in order:
+            plan = sorted((p for tenant in subset for p in plans[tenant]), key=lambda p: p.at_seconds)
+            windows.append((f"{level}:{'+'.join(subset)}#{round_number}", plan))
+    return windows
+
+
+def duplicates(scale: float) -> list[tuple[str, list[Planned]]]:
+    """The same steady traffic each time, alone or with copies of one shape laid evenly over it."""
+    seconds = DUPLICATE_SECONDS * scale
+    steady = tenant_plan("conv", 3.0, seconds, 5501) + tenant_plan("long", 0.5, seconds, 5501)
+    windows = []
+    for round_number in range(2):
+        order = list(DUPLICATE_SHAPES)
+        if round_number:
+            order.reverse()
+        for row, (prompt, output, copies) in enumerate(order):
+            if row % 3 == 0:
+                windows.append((f"dup:base#{round_number}.{row}", steady))
+            count = max(1, round(copies * scale))
+            extra = [Planned((i + 0.5) * seconds / count, prompt, output, "copies") for i in range(count)]
+            windows.append((f"dup:{prompt}x{output}#{round_number}", steady + extra))
+    return [(name, sorted(plan, key=lambda p: p.at_seconds)) for name, plan in windows]
+
+
+def phases(scale: float) -> list[tuple[str, list[Planned]]]:
+    """Prompts with one token of answer at a steady rate, and short prompts that only decode together."""
+    seconds = 8.0 * scale
+    windows: list[tuple[str, list[Planned]]] = []
+    for prompt, rate in ((1024, 16.0), (4096, 5.0)):
+        count = max(2, round(rate * seconds))
+        windows.append(
+            (f"phase:prefill-{prompt}", [Planned(i / rate, prompt, 1, "prefill") for i in range(count)])
+        )
+    for together in (8, 48):
+        tokens = max(20, round(1200 * scale))
+        windows.append(
+            (f"phase:decode-{together}", [Planned(0.0, 16, tokens, "decode") for _ in range(together)])
+        )
+    return [(f"{name}#{number}", plan) for number in range(2) for name, plan in windows]
+
+
+PLANS = {
+    "coalitions-low": lambda scale: coalitions("low", scale),
+    "coalitions-high": lambda scale: coalitions("high", scale),
+    "duplicates": duplicates,
+    "phases": phases,
+}
+
+
+async def warm_up(endpoint: Endpoint) -> None:
+    """Each kind of step once, so that nothing is compiled or captured inside a window."""
+    for wave in ([(64, 40)] * 2, [(2000, 8)] * 4, [(300, 60)] * 48, [(5000, 4), (16, 80)]):
+        now = time.time()
+        jobs = []
+        for prompt, output in wave:
+            planned = Planned(0.0, prompt, output, "warm-up")
+            sent = Sent("warm-up", "warm-up", f"warm-{random.SystemRandom().randrange(1 << 48):x}", now)
+            jobs.append((planned, sent))
+        await asyncio.gather(*(endpoint.complete(p, s, hash(s.request_id)) for p, s in jobs))
+        errors = [sent.error for _, sent in jobs if sent.error]
+        if errors:
+            raise SystemExit(f"experiments: the server does not answer as asked: {errors[0]}")
+
+
+def settled(endpoint: Endpoint, windows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the server's books say once they are settled: each request's energy and each window's split."""
+    ids = [request["request_id"] for window in windows for request in window["requests"]]
+    answers: list[Any] = []
+    deadline = time.time() + 20.0
+    while True:
+        answers = []
+        for first in range(0, len(ids), 5000):
+            answers += endpoint.post("/energy/requests", {"ids": ids[first : first + 5000]})["requests"]
+        if all(answer["status"] == "settled" for answer in answers) or time.time() > deadline:
+            break
+        time.sleep(1.0)
+    splits = [
+        endpoint.get(f"/energy?start={window['start_unix']:.6f}&end={window['end_unix']:.6f}&group_by=tag")
+        for window in windows
+    ]
+    return {"requests": answers, "windows": splits, "energy": endpoint.get("/energy")}
+
+
+async def run(name: str, url: str, out: Path, scale: float) -> None:
+    endpoint = Endpoint(url)
+    await warm_up(endpoint)
+    idle_start = time.time()
+    await asyncio.sleep(6.0 * min(scale, 1.0) + 1.0)
+    idle = {"name": "idle", "start_unix": idle_start + 1.0, "end_unix": time.time(), "requests": []}
+    windows = [idle]
+    for window, plan in PLANS[name](scale):
+        windows.append(await play(endpoint, window, plan, calm_seconds=CALM_SECONDS))
+    result: dict[str, Any] = {"schema": "wattload.experiment/1", "experiment": name, "scale": scale}
+    result["windows"] = windows
+    try:
+        result["settled"] = settled(endpoint, windows)
+    except (OSError, KeyError, ValueError) as error:
+        # The recording is the measurement; the server's own books are only compared with it.
+        result["settled"] = None
+        print(f"experiments: the server's /energy could not be read: {error}", flush=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(out, "wt") as file:
+        json.dump(result, file)
+    failed = sum(bool(r["error"]) for w in windows for r in w["requests"])
+    print(f"{name}: {len(windows)} windows, {failed} failed requests -> {out}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("experiment", choices=sorted(PLANS))
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scale", type=float, default=1.0)
+    options = parser.parse_args()
+    asyncio.run(run(options.experiment, options.url, options.out, options.scale))
+
+
+if __name__ == "__main__":
+    main()
