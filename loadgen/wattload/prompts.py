@@ -9,6 +9,8 @@ to the token, and nothing else is.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -44,6 +46,41 @@ def prompt_token_ids(
     return (_places(schedule, index, high - low) + low).astype(np.int64)
 
 
+def prompt_text(schedule: Schedule, index: int) -> str:
+    """The prompt of row `index` as text: the trace's own, or words to the planned number of tokens.
+
+    Raises ValueError for a schedule of neither (of token ids).
+    """
+    if schedule.texts is not None:
+        return schedule.texts[index]
+    if not schedule.words:
+        raise ValueError("the schedule's prompts are token ids")
+    count = max(1, int(schedule.prompt_tokens[index]) - schedule.extra_tokens)
+    chosen = _places(schedule, index, len(schedule.words), count)
+    return _spaced(schedule.words)[chosen].tobytes()[1:].decode("ascii")
+
+
+def prompt_maker(
+    schedule: Schedule, *, api: str = "completions", vocab_size: int | None = None
+) -> Callable[[Schedule, int], bytes]:
+    """What makes the JSON of a prompt (`"prompt"` of completions, `"messages"` of chat) from (schedule, row).
+
+    Raises ValueError for a chat of token ids.
+    """
+    if api == "chat":
+        if schedule.texts is None and not schedule.words:
+            raise ValueError("a chat needs text")
+        return lambda part, row: _message(prompt_text(part, row))
+    if schedule.texts is not None or schedule.words:
+        return lambda part, row: json.dumps(prompt_text(part, row)).encode()
+    size = vocab_size or DEFAULT_VOCAB_SIZE
+    return lambda part, row: prompt_json_bytes(part, row, size)
+
+
+def _message(text: str) -> bytes:
+    return b'[{"role":"user","content":' + json.dumps(text).encode() + b"}]"
+
+
 def prompt_json_bytes(schedule: Schedule, index: int, vocab_size: int = DEFAULT_VOCAB_SIZE) -> bytes:
     """The same prompt as a JSON array, ready to be put into a request's body.
 
@@ -61,12 +98,18 @@ def _rendered(low: int, high: int) -> npt.NDArray[np.bytes_]:
     return np.array([f"{i},".rjust(width) for i in range(low, high)], dtype=f"S{width}")
 
 
-def _places(schedule: Schedule, index: int, span: int) -> npt.NDArray[np.int64]:
-    """Positions in [0, span), shape (prompt_tokens[index],)."""
-    count = int(schedule.prompt_tokens[index])
+@lru_cache(maxsize=4)
+def _spaced(words: tuple[str, ...]) -> npt.NDArray[np.bytes_]:
+    return np.array([f" {word}" for word in words], dtype="S5")
+
+
+def _places(schedule: Schedule, index: int, span: int, count: int | None = None) -> npt.NDArray[np.int64]:
+    """Positions in [0, span), shape (prompt_tokens[index],) or (count,)."""
+    if count is None:
+        count = int(schedule.prompt_tokens[index])
     own = schedule.content_seed[index]
     blocks = schedule.prefix_hashes[index] if schedule.prefix_hashes is not None else ()
-    shared = 0 if schedule.shared_tokens is None else int(schedule.shared_tokens[index])
+    shared = 0 if schedule.shared_tokens is None else min(count, int(schedule.shared_tokens[index]))
     if blocks:
         keys = mixed(schedule.content_base, _BLOCK, np.array(blocks))
         numbers = _blocks(keys, schedule.prefix_block_tokens, count, own)

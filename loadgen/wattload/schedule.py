@@ -67,6 +67,8 @@ class Schedule:
     notes: tuple[str, ...] = ()
     horizon_seconds: float = 0.0
     content_base: int = 0
+    words: tuple[str, ...] = ()
+    extra_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.index is None:

@@ -36,6 +36,8 @@ def save(schedule: Schedule, path: Path) -> None:
         "notes": schedule.notes,
         "horizon_seconds": schedule.horizon_seconds,
         "content_base": schedule.content_base,
+        "words": schedule.words,
+        "extra_tokens": schedule.extra_tokens,
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(meta).encode()})
     partial = path.with_name(path.name + ".partial")
@@ -69,6 +71,8 @@ def load(path: Path) -> Schedule:
         notes=tuple(meta["notes"]),
         horizon_seconds=float(meta["horizon_seconds"]),
         content_base=int(meta["content_base"]),
+        words=tuple(meta["words"]),
+        extra_tokens=int(meta["extra_tokens"]),
     )
 
 
