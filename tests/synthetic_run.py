@@ -44,6 +44,8 @@ class Synthetic:
     device: str = "Synthetic"
     with_answer: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
+    # (due, prompt, output, first, last) in seconds of the run, instead of drawn ones.
+    lengths: tuple[Any, Any, Any, F64, F64] | None = None
 
     def write(self, path: Path) -> RunDir:
         """Writes the directory; `truth` says what is in it."""
@@ -53,12 +55,17 @@ class Synthetic:
         due = np.sort(rng.uniform(0, self.duration, count)) + BEGIN
         prompt = np.clip(rng.lognormal(6.5, 0.8, count), 1, 8000).astype(np.int32)
         output = np.clip(rng.lognormal(4.5, 0.8, count), 1, 1000).astype(np.int32)
+        if self.lengths is not None:
+            due, prompt, output = (np.asarray(values) for values in self.lengths[:3])
+            due, prompt, output = due + BEGIN, prompt.astype(np.int32), output.astype(np.int32)
         measured = np.random.default_rng(self.seed + 1000)
         joules = prompt * self.prefill_token_joules + output * self.decode_token_joules
         joules = joules * (1 + self.noise * measured.standard_normal(count))
         sent = due + measured.exponential(2e-4, count)
         first = sent + 0.03 + prompt * 1e-5 + measured.exponential(0.01, count)
         last = first + (output - 1) * 0.011
+        if self.lengths is not None:
+            first, last = self.lengths[3] + BEGIN, self.lengths[4] + BEGIN
         failed = measured.uniform(size=count) < self.failed
         energy = np.where(failed, 0.0, joules)
         self._requests(run, due, sent, first, last, prompt, output, joules, failed, measured)

@@ -260,11 +260,11 @@ class SeriesPoller:
         end = self._meter_now()
         deadline = time.monotonic() + 2 * _SPLIT_DELAY_SECONDS
         while self._split_next + self._split <= end and time.monotonic() < deadline:
-            self._guarded(self._poll_split, False)
+            self._guarded(self._poll_split, end, False)
             if self._split_next + self._split <= end:
                 time.sleep(0.25)
         self._guarded(self._poll_series)
-        self._guarded(self._poll_split, True)
+        self._guarded(self._poll_split, end, True)
         self._energy.close()
         self._splits.close()
 
@@ -274,7 +274,7 @@ class SeriesPoller:
     def _loop(self) -> None:
         while not self._stop.wait(self._interval):
             self._guarded(self._poll_series)
-            self._guarded(self._poll_split, False)
+            self._guarded(self._poll_split, self._meter_now() - _SPLIT_DELAY_SECONDS, False)
 
     def _guarded(self, poll: Callable[..., None], *args: object) -> None:
         try:
@@ -312,10 +312,12 @@ class SeriesPoller:
         ]
         self._energy.write(pa.RecordBatch.from_arrays(columns, schema=ENERGY_SCHEMA))
 
-    def _poll_split(self, last: bool) -> None:
-        now = self._meter_now()
-        delay = 0.0 if self._stop.is_set() else _SPLIT_DELAY_SECONDS
-        while self._split_next + self._split + delay <= now:
+    def _poll_split(self, until: float, last: bool) -> None:
+        """Writes the blocks that end by `until`, up to the first that is not settled; `last`:
+
+        that one too.
+        """
+        while self._split_next + self._split <= until:
             end = self._split_next + self._split
             answer = self._client.window(self._split_next, end)
             if not answer.get("complete") and not last:

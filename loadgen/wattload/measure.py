@@ -121,9 +121,12 @@ def _rewrite(run: RunDir, change: Any) -> None:
     temporary.replace(run.requests_path)
 
 
-def finish(run: RunDir) -> RunJson:
-    """Computes run.json from the directory and writes it. Raises BadInput where a file cannot be used."""
-    capture = run.load_capture()
+def finish(run: RunDir, capture: Capture | None = None) -> RunJson:
+    """Computes run.json from the directory and writes it. Raises BadInput where a file cannot be used.
+
+    `capture` stands in for capture.json, for a run that is looked at with other settings.
+    """
+    capture = capture or run.load_capture()
     requests = read_requests(run)
     window = decide_window(capture, requests)
     inside = requests.within(window.start_unix, window.end_unix)

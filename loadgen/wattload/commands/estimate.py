@@ -23,6 +23,10 @@ from wattload.schedule import build as build_schedule
 from wattload.traces import load as load_trace
 
 
+# Fewer ends than beginnings by more than this: the queue grows.
+_KEEPS_UP = 0.93
+
+
 def register(app: typer.Typer) -> None:
     app.command("estimate")(estimate)
 
@@ -98,11 +102,18 @@ def _planned(  # noqa: PLR0917
     offline = binned_joules(known, cost, prompt[inside], output[inside])
     total = result.window_joules(warmup, duration)
     count = int(inside.sum())
+    served = int(((result.last >= warmup) & (result.last < duration)).sum())
+    if not served:
+        raise BadInput(
+            f"--trace {trace}: no request would end in the {duration - warmup:g} s after the warm-up"
+        )
     return {
         "name": f"{trace} at {count / (duration - warmup):.3g}/s",
         "requests": count,
+        "served": served,
+        "over_capacity": served < _KEEPS_UP * count,
         "online_joules": total,
-        "online_joules_per_request": total / count,
+        "online_joules_per_request": total / served,
         "online_watts": total / (duration - warmup),
         "busy_fraction": result.busy_fraction(warmup, duration),
         "ttft_p50_seconds": float(np.median((result.first - due)[inside])),
@@ -151,9 +162,9 @@ def _against_run(known: Profile, cost: StepCost, path: RunDir) -> dict[str, Any]
 
 def _print(rows: list[dict[str, Any]], modelled: bool) -> None:
     measured = any("measured_joules" in row for row in rows)
-    title = "estimates, none of them measured" + (", from a modelled profile" if modelled else "")
+    title = "estimates, none of them measured" + (" (all joules and watts modelled)" if modelled else "")
     table = Table(title=title, title_justify="left")
-    table.add_column("workload")
+    table.add_column("workload", no_wrap=True)
     names = ["online J/request", "mean power", "busy", "TTFT p50", "offline J/request"]
     for name in [
         *(["measured"] if measured else []),
@@ -164,18 +175,23 @@ def _print(rows: list[dict[str, Any]], modelled: bool) -> None:
     for row in rows:
         cells = [row["name"]]
         if measured:
-            cells.append(quantity(row["measured_joules"] / row["requests"], "J", modelled=modelled))
+            cells.append(quantity(row["measured_joules"] / row["requests"], "J"))
         cells += [
-            quantity(row["online_joules_per_request"], "J", modelled=modelled),
-            quantity(row["online_watts"], "W", modelled=modelled),
+            quantity(row["online_joules_per_request"], "J"),
+            quantity(row["online_watts"], "W"),
             percent(row["busy_fraction"]),
             quantity(row["ttft_p50_seconds"], "s"),
-            quantity(row["offline_joules_per_request"], "J", modelled=modelled),
+            quantity(row["offline_joules_per_request"], "J"),
         ]
         if measured:
             cells += [f"{row['online_error']:+.1%}", f"{row['offline_error']:+.1%}"]
         table.add_row(*cells)
-    Console().print(table)
+    Console(width=max(Console().width, 100)).print(table)
+    for row in rows:
+        if row.get("over_capacity"):
+            typer.echo(
+                f"{row['name']}: more than it can serve; the queue grows, and J/request is of those served"
+            )
     missing = max(row["filled_in_fraction"] for row in rows)
     if missing:
         typer.echo(

@@ -87,9 +87,9 @@ def report(  # noqa: PLR0917 - options of a command
     if for_estimates:
         capture.config["estimates"] = {**(capture.config.get("estimates") or {}), **for_estimates}
         changed = True
+    result = finish(where, capture)
     if changed:
         where.save_capture(capture)
-    result = finish(where)
     path = build(where)
     if json_output:
         typer.echo(result.as_text())
