@@ -22,7 +22,6 @@ from wattload.rundir import RunDir
 from wattload.schedule import build as build_schedule
 from wattload.traces import load as load_trace
 
-
 # Fewer ends than beginnings by more than this: the queue grows.
 _KEEPS_UP = 0.93
 
