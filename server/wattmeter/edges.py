@@ -12,7 +12,8 @@ from __future__ import annotations
 
 DRIFT = 5e-5
 JITTER_NS = 2_000_000
-LOCKED_NS = 6_000_000
+NARROW_NS = 5_000_000
+WIDE_NS = 7_000_000
 GUARD_NS = 1_500_000
 CONTRADICTIONS = 4
 
@@ -31,6 +32,8 @@ class EdgeClock:
         self._low = 0
         self._high: int | None = None
         self._confirmed = False
+        self._seeking = True
+        self._rested = False
         self._contradictions = 0
 
     @property
@@ -39,13 +42,9 @@ class EdgeClock:
         return None if self._high is None else (self._high - self._low) * 1e-9
 
     @property
-    def narrow(self) -> bool:
-        return self._high is not None and self._high - self._low <= LOCKED_NS
-
-    @property
     def locked(self) -> bool:
         """Update times are known, and the counter was seen to stand still between two of them."""
-        return self.narrow and self._confirmed
+        return self._high is not None and self._confirmed and self._high - self._low <= 2 * WIDE_NS
 
     @property
     def given_up(self) -> bool:
@@ -56,6 +55,8 @@ class EdgeClock:
         """Forget the phase (the counter began anew, or an update came at the wrong time)."""
         self._high = None
         self._confirmed = False
+        self._seeking = True
+        self._rested = False
 
     def moved(self, after_ns: int, by_ns: int) -> tuple[int, int]:
         """An update fell in (after, by]: the narrowest interval known to hold the last one of them."""
@@ -106,7 +107,7 @@ class EdgeClock:
             self._set(by_ns, self._high)
         elif self._high <= by_ns:
             self._set(self._low, after_ns)
-        if self._high is not None and self.narrow and by_ns - after_ns > self.period_ns // 2:
+        if self._high is not None and not self._seeking and by_ns - after_ns > self.period_ns // 2:
             self._confirmed = True
             self._contradictions = 0
 
@@ -118,14 +119,21 @@ class EdgeClock:
             return last_read_ns + self.period_ns * 3 // 5
         self._roll(last_read_ns)
         low, high = self._low + self.period_ns, self._high + self.period_ns
-        if self.locked:
+        width = high - low
+        if width <= NARROW_NS or width > WIDE_NS:
+            self._seeking = width > WIDE_NS
+        if self._confirmed and not self._seeking:
             return (self._high if last_read_ns < self._high else high) + GUARD_NS
+        self._rested = not self._rested if last_read_ns >= self._high else False
         if last_read_ns < self._high:
             return high + GUARD_NS
-        # Halve the interval: that takes one read in the update-free time before it and one in its middle.
-        # Once it is narrow, one read just before it must find the counter standing.
-        target = low - GUARD_NS if self.narrow else (low + high) // 2
-        return max(target, last_read_ns + 1)
+        if self._rested:
+            # A period without a read, so that the limit of reads a second does not put the next one off.
+            return high + self.period_ns + GUARD_NS
+        # The last read was in the time without updates. Seeking: the next is in the middle of the interval
+        # and halves it. Narrow, but not confirmed: the next is just before the interval and must find the
+        # counter standing.
+        return max((low + high) // 2 if self._seeking else low - GUARD_NS, last_read_ns + 1)
 
     def _set(self, low: int, high: int) -> None:
         if high - low < JITTER_NS:
