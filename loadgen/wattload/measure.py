@@ -143,6 +143,7 @@ def finish(run: RunDir, capture: Capture | None = None) -> RunJson:
         finished_unix=capture.finished_unix,
         valid=not reasons,
         reasons=reasons,
+        notes=_notes(capture, data, absent),
         versions=capture.versions,
         host=capture.host,
         target=capture.target,
@@ -232,6 +233,25 @@ def _invalid(capture: Capture, data: RunData) -> list[str]:
     elif not data.done.any():
         reasons.append("no request due in the measurement window completed")
     return reasons
+
+
+def _notes(capture: Capture, data: RunData, absent: dict[str, str]) -> list[str]:
+    """What a reader should know before using figures that stand."""
+    notes = []
+    window = data.window
+    if window.method.startswith("not found"):
+        notes.append(f"the end of the warm-up was {window.method}")
+    if window.steady is not None and not window.steady["steady"]:
+        change = window.steady["relative_change"]
+        notes.append(f"not steady: {window.steady['series']} changed by {change:+.0%} over the window")
+    failed = int(data.inside.sum()) - int(data.done.sum())
+    if failed:
+        notes.append(f"{failed} requests due in the window failed; latencies are of those that completed")
+    if "energy.per_request_joules.attributed" in absent:
+        notes.append(absent["energy.per_request_joules.attributed"])
+    if capture.host.get("energy_poll_errors"):
+        notes.append(f"polling the meter failed now and then: {capture.host['energy_poll_errors'][0]}")
+    return notes
 
 
 def _requests(requests: Requests, data: RunData) -> RequestsInfo:

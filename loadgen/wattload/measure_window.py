@@ -64,5 +64,5 @@ def _detect(requests: Requests, begin: float, end: float) -> tuple[float, str]:
     cut = mser5(series)
     if cut is None:
         why = "MSER-5 on requests in flight has no optimum in the first half"
-        return _FALLBACK * (end - begin), f"not found: {why}; {_FALLBACK:.0%} left out"
+        return _FALLBACK * (end - begin), f"not found: {why}; {_FALLBACK:.0%} of the run left out"
     return cut * width, "detected: MSER-5 on requests in flight"

@@ -170,7 +170,10 @@ class SloInfo(SloLimits):
 
 
 class RunJson(Section):
-    """One run. `absent` maps the dotted path of a number that is null to the reason."""
+    """One run. `absent` maps the dotted path of a number that is null to the reason.
+
+    `reasons` are why the run is not valid; `notes` qualify figures that stand.
+    """
 
     schema_: str = Field(RUN_SCHEMA, alias="schema")
     name: str
@@ -178,6 +181,7 @@ class RunJson(Section):
     finished_unix: float | None
     valid: bool
     reasons: list[str]
+    notes: list[str] = Field(default_factory=list)
     versions: dict[str, str | None]
     host: dict[str, Any]
     target: TargetInfo

@@ -275,3 +275,14 @@ def test_a_footprint_that_cannot_be_is_refused(tmp_path: Path) -> None:
     run = small(overrides={"config": {"footprint": {"pue": 0.5}}}).write(tmp_path / "a")
     with pytest.raises(BadInput, match="at least 1"):
         finish(run)
+
+
+def test_a_queue_that_grows_is_noted(tmp_path: Path) -> None:
+    maker = small(duration=60.0, warmup=0.0)
+    rng = np.random.default_rng(1)
+    due = np.sort(rng.uniform(0, 60, 1200))
+    first = due * 1.5 + 0.1
+    maker.lengths = (due, np.full(1200, 100), np.full(1200, 20), first, first + 0.5)
+    result = finish(maker.write(tmp_path / "run"))
+    assert any(note.startswith("not steady: requests in flight") for note in result.notes)
+    assert finish(small().write(tmp_path / "calm")).notes == []

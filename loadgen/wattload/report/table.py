@@ -24,6 +24,8 @@ def print_summary(run: RunJson, console: Console | None = None) -> None:
     for row in _rows(run):
         table.add_row(*row)
     out.print(table)
+    for note in run.notes:
+        out.print(f"note: {note}", highlight=False)
     if run.energy.flags:
         out.print(f"flags: {', '.join(run.energy.flags)}", highlight=False)
     if run.valid:
