@@ -242,9 +242,11 @@ class OnlineFit:
     def __init__(self, prior: StepEnergyModel | None = None) -> None:
         self._prior = prior
         self._model = prior
-        self._fitted = False
+        #: whether the model was fitted here at least once, rather than given
+        self.fitted = False
         self._rows: dict[int, deque[tuple[int, float, float, float, F64]]] = {}
-        self._errors: deque[tuple[float, float]] = deque(maxlen=4 * self.TRUST_INTERVALS)
+        #: (predicted, measured) joules above idle of the last intervals, predicted before they were learnt
+        self.predictions: deque[tuple[float, float]] = deque(maxlen=4 * self.TRUST_INTERVALS)
         self._seen = 0
 
     @property
@@ -254,7 +256,7 @@ class OnlineFit:
             return None
         errors = self.held_out
         trusted = (
-            self._fitted
+            self.fitted
             and errors.intervals >= self.TRUST_INTERVALS
             and errors.rms <= self.TRUST_RMS
             and abs(errors.bias) <= self.TRUST_BIAS
@@ -265,13 +267,13 @@ class OnlineFit:
     @property
     def held_out(self) -> HeldOut:
         """Errors over the last predictions by a fitted model."""
-        if not self._errors:
+        if not self.predictions:
             return HeldOut(0, math.nan, math.nan)
-        predicted, measured = np.array(self._errors).T
+        predicted, measured = np.array(self.predictions).T
         total = max(float(np.sum(measured)), 1e-9)
         error = predicted - measured
         rms = math.sqrt(float(np.sum(error**2)) / max(float(np.sum(measured**2)), 1e-9))
-        return HeldOut(len(self._errors), rms, float(np.sum(error)) / total)
+        return HeldOut(len(self.predictions), rms, float(np.sum(error)) / total)
 
     def add(
         self,
@@ -291,8 +293,8 @@ class OnlineFit:
         data = intervals_of(steps, edges, np.array([joules_above_idle]), previous_end_ns=previous_end_ns)
         if data.features[0, 0] <= 0.0 or not math.isfinite(joules_above_idle):
             return
-        if self._model is not None and self._fitted:
-            self._errors.append((float(predict(self._model, data)[0]), joules_above_idle))
+        if self._model is not None and self.fitted:
+            self.predictions.append((float(predict(self._model, data)[0]), joules_above_idle))
         regime = _regime(data)
         rows = self._rows.setdefault(regime, deque(maxlen=self.KEEP_PER_REGIME))
         lengths = float(data.seconds[0]), float(data.busy_seconds[0])
@@ -314,12 +316,12 @@ class OnlineFit:
         )
         fitted = fit_model(
             data,
-            prior=self._model if self._fitted else self._prior,
+            prior=self._model if self.fitted else self._prior,
             prior_weight=0.3,
             fitted_on=f"online, {len(data)} intervals",
         )
         self._model = fitted
-        self._fitted = True
+        self.fitted = True
 
 
 def _regime(data: Intervals) -> int:
