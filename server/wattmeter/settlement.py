@@ -141,7 +141,7 @@ class Settlement:
         return new
 
     def _hold(self, until_ns: int, unix_seconds: float) -> bool:
-        """Whether to wait: before anything ran, idle power is measured first, so idling is booked."""
+        """Whether to wait: idle power is measured before anything is booked."""
         assert self.frontier_ns is not None
         waiting = (until_ns - self.frontier_ns) * 1e-9
         if self._idle.watts is not None or self._book.active or self._last_busy_ns is not None:

@@ -70,12 +70,11 @@ class VirtualMeter:
             now = self._now_ns()
             update = self._origin_ns + (now - self._origin_ns) // self._period_ns * self._period_ns
             if self._updates is None or update > self._updates[0]:
+                since = update - self._period_ns
+                before = self._energy_at(since) if self._updates is None else self._updates[1]
+                since = since if self._updates is None else self._updates[0]
                 joules = self._energy_at(update)
-                before = self._updates
-                if before is None:
-                    watts = (joules - self._energy_at(update - self._period_ns)) / (self._period_ns * 1e-9)
-                else:
-                    watts = (joules - before[1]) / ((update - before[0]) * 1e-9)
+                watts = (joules - before) / ((update - since) * 1e-9)
                 self._updates = (update, joules, watts)
             _, joules, watts = self._updates
             return now, joules, watts

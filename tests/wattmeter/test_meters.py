@@ -1,0 +1,407 @@
+"""Meters: NVML's errors by name, RAPL's trees one a fault, recordings, the modelled counter, the registry."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from meter_fakes import MS, SECOND
+from shared import shared_file
+from wattmeter.faults import Fault
+from wattmeter.meters import REGISTRY, MeterUnavailableError, open_meter
+from wattmeter.meters.nvml import NvmlMeter, visible_gpus
+from wattmeter.meters.rapl import RaplMeter
+from wattmeter.meters.recorded import RecordedMeter, load_readings
+from wattmeter.meters.virtual import VirtualMeter
+
+
+class FakeNvml:
+    """As much of pynvml as the meter uses, for boards whose answers a test sets."""
+
+    NVML_TEMPERATURE_GPU = 0
+    NVML_CLOCK_SM = 1
+
+    class NVMLError(Exception):
+        def __init__(self, value: int) -> None:
+            super().__init__(f"code {value}")
+            self.value = value
+
+    def __init__(self, boards: int = 2, **answers: Any) -> None:
+        self.boards = boards
+        self.answers = {
+            "init": None,
+            "energy": 1_000_000,
+            "instant": (0, 127_818),
+            "average": (0, 83_968),
+            "usage": 83_968,
+            "virtualization": 0,
+            "mig": [0, 0],
+            "name": "NVIDIA H200",
+            "limit": 700_000,
+            "temperature": 31,
+            "clock": 1980,
+            **answers,
+        }
+        self.closed = 0
+
+    def _give(self, name: str) -> Any:
+        value = self.answers[name]
+        if isinstance(value, self.NVMLError):
+            raise value
+        return value
+
+    def nvmlInit(self) -> None:
+        self._give("init")
+
+    def nvmlShutdown(self) -> None:
+        self.closed += 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return self.boards
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return f"GPU-{handle}aaaa"
+
+    def nvmlDeviceGetName(self, handle: int) -> Any:
+        return self._give("name")
+
+    def nvmlDeviceGetVirtualizationMode(self, handle: int) -> Any:
+        return self._give("virtualization")
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> Any:
+        return self._give("mig")
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> Any:
+        return self._give("energy")
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> Any:
+        return self._give("usage")
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> Any:
+        return self._give("limit")
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> Any:
+        return self._give("temperature")
+
+    def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> Any:
+        return self._give("clock")
+
+    def nvmlDeviceGetFieldValues(self, handle: int, fields: list[int]) -> Any:
+        code, value = self._give({186: "instant", 185: "average"}[fields[0]])
+        return [SimpleNamespace(nvmlReturn=code, value=SimpleNamespace(uiVal=value))]
+
+
+def nvml_meter(fake: FakeNvml | None = None, **options: Any) -> NvmlMeter:
+    return NvmlMeter(nvml=fake or FakeNvml(), environment=options.pop("environment", {}), **options)
+
+
+CODES = {
+    3: Fault.NOT_SUPPORTED,
+    4: Fault.NO_PERMISSION,
+    9: Fault.DRIVER_NOT_LOADED,
+    10: Fault.TIMEOUT,
+    15: Fault.GPU_LOST,
+    16: Fault.RESET_REQUIRED,
+    18: Fault.DRIVER_MISMATCH,
+    999: Fault.UNKNOWN_ERROR,
+    777: Fault.UNKNOWN_ERROR,
+}
+
+
+@pytest.mark.parametrize(("code", "fault"), CODES.items())
+def test_each_nvml_error_of_a_read_is_a_named_fault(code: int, fault: Fault) -> None:
+    fake = FakeNvml()
+    meter = nvml_meter(fake)
+    device = meter.devices[0].id
+    fake.answers["energy"] = fake.answers["usage"] = FakeNvml.NVMLError(code)
+    fake.answers["instant"] = (code, 0)
+    energy, power = meter.read_energy(device), meter.read_power(device)
+    assert (energy.energy_joules, energy.fault) == (None, fault)
+    assert (power.power_watts, power.fault) == (None, fault)
+
+
+@pytest.mark.parametrize(("code", "fault"), CODES.items())
+def test_nvml_that_does_not_start_is_one_sentence(code: int, fault: Fault) -> None:
+    with pytest.raises(MeterUnavailableError, match="NVML does not start") as caught:
+        nvml_meter(FakeNvml(init=FakeNvml.NVMLError(code)))
+    assert caught.value.fault is fault
+    assert "\n" not in str(caught.value)
+
+
+def test_units_and_status() -> None:
+    meter = nvml_meter()
+    device = meter.devices[0]
+    assert device.power_limit_watts == 700.0
+    assert meter.read_energy(device.id).energy_joules == 1000.0
+    assert meter.read_power(device.id).power_watts == pytest.approx(127.818)
+    assert meter.read_average_power(device.id).power_watts == pytest.approx(83.968)
+    state = meter.read_state(device.id)
+    assert (state.temperature_celsius, state.sm_clock_hertz, state.power_limit_watts) == (31.0, 1.98e9, 700.0)
+
+
+def test_status_that_is_not_given_is_none() -> None:
+    error = FakeNvml.NVMLError(3)
+    meter = nvml_meter(FakeNvml(temperature=error, clock=error, limit=error))
+    state = meter.read_state(meter.devices[0].id)
+    assert (state.temperature_celsius, state.sm_clock_hertz, state.power_limit_watts) == (None, None, None)
+
+
+def test_old_driver_without_the_instant_field_gives_power_usage() -> None:
+    meter = nvml_meter(FakeNvml(instant=(3, 0)))
+    assert meter.read_power(meter.devices[0].id).power_watts == pytest.approx(83.968)
+
+
+def test_board_with_neither_energy_nor_power_is_refused() -> None:
+    error = FakeNvml.NVMLError(4)
+    with pytest.raises(MeterUnavailableError, match="neither energy nor power: the driver refuses this user"):
+        nvml_meter(FakeNvml(energy=error, instant=(4, 0), usage=error))
+
+
+def test_mig_is_refused_or_labelled_and_never_summed() -> None:
+    """dcgm-exporter shows the whole board's power once for each MIG instance."""
+    with pytest.raises(MeterUnavailableError, match="MIG") as caught:
+        nvml_meter(FakeNvml(mig=[1, 1]))
+    assert caught.value.fault is Fault.MIG
+    meter = nvml_meter(FakeNvml(boards=1, mig=[1, 1]), refuse_shared=False)
+    assert len(meter.devices) == 1
+    assert meter.device_flags[meter.devices[0].id] == {Fault.MIG}
+    with pytest.raises(MeterUnavailableError, match="MIG instance"):
+        nvml_meter(gpus=["MIG-1234"], refuse_shared=False)
+
+
+def test_vgpu_is_refused() -> None:
+    with pytest.raises(MeterUnavailableError, match="vGPU") as caught:
+        nvml_meter(FakeNvml(virtualization=2))
+    assert caught.value.fault is Fault.VGPU
+
+
+def test_module_scope_is_labelled() -> None:
+    meter = nvml_meter(FakeNvml(name="NVIDIA GH200 480GB"))
+    assert meter.device_flags[meter.devices[0].id] == {Fault.MODULE_SCOPE}
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (None, None),
+        ("1", ["GPU-1aaaa"]),
+        ("1,0", ["GPU-1aaaa", "GPU-0aaaa"]),
+        ("GPU-1a", ["GPU-1aaaa"]),
+        ("0,-1,1", ["GPU-0aaaa"]),
+    ],
+)
+def test_cuda_visible_devices(value: str | None, names: list[str] | None) -> None:
+    environment = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
+    meter = nvml_meter(environment=environment)
+    assert [device.id for device in meter.devices] == (names or ["GPU-0aaaa", "GPU-1aaaa"])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sentence"),
+    [
+        (["7"], "there is no GPU 7: this host has 2"),
+        (["GPU-x"], "0 GPUs of this host"),
+        (["GPU-"], "2 GPUs of this host"),
+        (["0", "GPU-0"], "named twice"),
+    ],
+)
+def test_gpus_that_are_not_there(gpus: list[str], sentence: str) -> None:
+    fake = FakeNvml()
+    with pytest.raises(MeterUnavailableError, match=sentence):
+        nvml_meter(fake, gpus=gpus)
+    assert fake.closed == 1
+
+
+def test_hidden_gpus_are_not_metered() -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+    with pytest.raises(MeterUnavailableError, match="hides them all"):
+        nvml_meter(environment={"CUDA_VISIBLE_DEVICES": ""})
+
+
+# --- RAPL ---------------------------------------------------------------------------------------------------
+
+
+def rapl_tree(root: Path, **zones: str) -> Path:
+    """A powercap tree: zone=name; each with 1 J on its counter and a range of 262,144 J."""
+    for zone, name in zones.items():
+        folder = root / zone.replace("__", ":").replace("_", "-").replace(".", ":")
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(f"{name}\n")
+        (folder / "energy_uj").write_text("1000000\n")
+        (folder / "max_energy_range_uj").write_text("262144000000\n")
+    return root
+
+
+def two_packages(root: Path) -> Path:
+    return rapl_tree(
+        root,
+        intel_rapl__0="package-0",
+        intel_rapl__0__0="core",
+        intel_rapl__0__1="dram",
+        intel_rapl__1="package-1",
+        intel_rapl__2="psys",
+        intel_rapl_mmio__0="package-0",
+    )
+
+
+def test_rapl_zones_that_overlap_are_never_summed(tmp_path: Path) -> None:
+    root = two_packages(tmp_path)
+    assert [device.name for device in RaplMeter(root=root).devices] == ["package-0", "dram", "package-1"]
+    assert [device.name for device in RaplMeter(root=root, psys=True).devices] == ["psys"]
+
+
+def test_rapl_wrap(tmp_path: Path) -> None:
+    meter = RaplMeter(root=two_packages(tmp_path))
+    zone = meter.devices[0].id
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    seen = []
+    for value in ("262143000000", "1000000"):
+        counter.write_text(value)
+        seen.append(meter.read_energy(zone).energy_joules)
+    assert seen == [262_143.0, pytest.approx(262_145.0)]
+
+
+def test_a_failed_rapl_read_is_no_wrap(tmp_path: Path) -> None:
+    """CodeCarbon takes the 0 of a failed read for a wrap and adds 262 kJ."""
+    meter = RaplMeter(root=two_packages(tmp_path))
+    zone = meter.devices[0].id
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    counter.write_text("5000000")
+    assert meter.read_energy(zone).energy_joules == 5.0
+    counter.rename(counter.with_name("gone"))
+    lost = meter.read_energy(zone)
+    assert (lost.energy_joules, lost.fault) == (None, Fault.NOT_SUPPORTED)
+    counter.write_text("")
+    assert meter.read_energy(zone).fault is Fault.UNKNOWN_ERROR
+    counter.write_text("6000000")
+    assert meter.read_energy(zone).energy_joules == 6.0
+    assert meter.read_power(zone).fault is Fault.NOT_SUPPORTED
+
+
+def test_no_rapl(tmp_path: Path) -> None:
+    with pytest.raises(MeterUnavailableError, match="no package zone"):
+        RaplMeter(root=tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_rapl_for_root_only(tmp_path: Path) -> None:
+    (two_packages(tmp_path) / "intel-rapl:0" / "energy_uj").chmod(0)
+    with pytest.raises(MeterUnavailableError, match="root only"):
+        RaplMeter(root=tmp_path)
+
+
+def test_rapl_permission_error_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = two_packages(tmp_path)
+    read_text = Path.read_text
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> str:
+        if path.name == "energy_uj":
+            raise PermissionError(13, "Permission denied")
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(MeterUnavailableError, match="root only") as caught:
+        RaplMeter(root=root)
+    assert caught.value.fault is Fault.NO_PERMISSION
+
+
+@pytest.mark.parametrize("text", ["", "0", "many"])
+def test_rapl_without_a_range(tmp_path: Path, text: str) -> None:
+    (two_packages(tmp_path) / "intel-rapl:0" / "max_energy_range_uj").write_text(text)
+    with pytest.raises(MeterUnavailableError, match="max_energy_range_uj holds no number"):
+        RaplMeter(root=tmp_path)
+
+
+# --- recordings ---------------------------------------------------------------------------------------------
+
+ROWS = "".join(f"{1000 + i / 10},{1000 * i},{50_000 + i},{60_000 + i}\n" for i in range(21))
+
+
+def test_recording_is_replayed_in_the_present(tmp_path: Path) -> None:
+    path = tmp_path / "nvml.csv"
+    path.write_text(ROWS)
+    now = [0]
+    meter = RecordedMeter(path, now_ns=lambda: now[0])
+    device = meter.devices[0].id
+    assert meter.read_energy(device).energy_joules == 0.0
+    now[0] = 1050 * MS
+    assert meter.read_energy(device).energy_joules == 10.0
+    assert meter.read_power(device).power_watts == pytest.approx(60.010)
+    now[0] = 2 * SECOND
+    assert meter.read_energy(device).fault is Fault.GPU_LOST
+    assert len(list(meter.replay())) == 21
+
+
+def test_a_looped_recording_goes_on_counting(tmp_path: Path) -> None:
+    path = tmp_path / "nvml.csv.gz"
+    with gzip.open(path, "wt") as file:
+        file.write(ROWS)
+    now = [0]
+    meter = RecordedMeter(path, loop=True, speed=2.0, now_ns=lambda: now[0])
+    values = []
+    for _ in range(30):
+        values.append(meter.read_energy(meter.devices[0].id).energy_joules)
+        now[0] += 100 * MS
+    assert values == sorted(values)  # type: ignore[type-var]
+    assert values[-1] == pytest.approx(58.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no readings"),
+        ("1,2,3\n", ":1: needs unix s"),
+        (ROWS + "1002.1,x,1,1\n", ":22: not a number"),
+        (ROWS + "1002.1,nan,1,1\n", ":22: needs unix s"),
+        (ROWS + "900,1,1,1\n", ":22: the time goes back"),
+    ],
+)
+def test_bad_recordings_name_file_and_line(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(MeterUnavailableError, match="bad.csv.*" + sentence):
+        load_readings(path)
+
+
+def test_missing_recording(tmp_path: Path) -> None:
+    with pytest.raises(MeterUnavailableError, match="cannot be read: No such file"):
+        open_meter("recorded", path=tmp_path / "none.csv")
+    with pytest.raises(MeterUnavailableError, match="speed"):
+        RecordedMeter(tmp_path / "none.csv", speed=0.0)
+
+
+def test_the_recorded_square_wave_has_its_load_column() -> None:
+    readings = load_readings(shared_file("h200", "square-wave.csv"))
+    assert readings.load is not None
+    assert set(readings.load) == {0.0, 1.0}
+
+
+# --- modelled, registry -------------------------------------------------------------------------------------
+
+
+def test_the_modelled_counter_steps_as_a_real_one() -> None:
+    now = [0]
+    meter = VirtualMeter(lambda ns: ns * 1e-9 * 500.0, now_ns=lambda: now[0])
+    values = []
+    for i in range(400):
+        now[0] = i * MS
+        reading = meter.read_energy("virtual-0")
+        assert meter.source == "modelled"
+        values.append(reading.energy_joules)
+    assert sorted(set(values)) == pytest.approx([0.0, 50.0, 100.0, 150.0])
+    assert meter.read_power("virtual-0").power_watts == pytest.approx(500.0)
+    with pytest.raises(ValueError, match="no device"):
+        meter.read_energy("virtual-1")
+
+
+def test_every_meter_of_the_registry_says_what_is_missing() -> None:
+    with pytest.raises(MeterUnavailableError, match="'amd' is no meter; there are nvml, rapl, recorded"):
+        open_meter("amd")
+    assert set(REGISTRY) == {"nvml", "rapl", "recorded"}
