@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from gevent.pywsgi import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, push_to_gateway
@@ -20,7 +21,12 @@ PHASES = ("warmup", "measure", "cooldown")
 
 
 class LoadMetrics:
-    """One run's metrics in a registry of their own."""
+    """One run's metrics in a registry of their own.
+
+    `refresh`: called before they are given out, to bring up to date what is only looked at now and then.
+    """
+
+    refresh: Callable[[], None] | None = None
 
     def __init__(
         self, run: str, model: str, slo: SloLimits | None = None, registry: CollectorRegistry | None = None
@@ -123,7 +129,14 @@ def serve(metrics: LoadMetrics, host: str, port: int) -> WSGIServer:
 
     prometheus_client's own server runs in a thread, whose blocking poll stops gevent's loop and the load.
     """
-    server = WSGIServer((host, port), make_wsgi_app(metrics.registry), log=None, error_log=None)
+    answer = make_wsgi_app(metrics.registry)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        if metrics.refresh is not None:
+            metrics.refresh()
+        return answer(environ, start_response)
+
+    server = WSGIServer((host, port), app, log=None, error_log=None)
     try:
         server.start()
     except OSError as error:

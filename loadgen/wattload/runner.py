@@ -190,7 +190,10 @@ def watch(plan: LoadPlan, result: LoadResult, over: Event, counts: Callable[[], 
     warmup = plan.config.warmup or 0.0
     due_before, sent_before, shown = 0, 0, time.perf_counter()
     last_due = 0
-    while not over.wait(timeout=min(1.0, plan.progress.seconds)):
+    due, in_flight, elapsed, phase = 0, 0, 0.0, "warmup"
+
+    def look() -> None:
+        nonlocal due, in_flight, elapsed, phase, last_due
         due, in_flight = counts()
         plan.metrics.due(due - last_due)
         last_due = due
@@ -200,6 +203,11 @@ def watch(plan: LoadPlan, result: LoadResult, over: Event, counts: Callable[[], 
             "warmup" if elapsed < warmup else "measure" if elapsed < horizon or not horizon else "cooldown"
         )
         plan.metrics.phase(phase)
+
+    # A scrape sees the moment it is made in, not the last look.
+    plan.metrics.refresh = look
+    while not over.wait(timeout=min(1.0, plan.progress.seconds)):
+        look()
         now = time.perf_counter()
         if now - shown < plan.progress.seconds * 0.9:
             continue
@@ -227,6 +235,7 @@ def watch(plan: LoadPlan, result: LoadResult, over: Event, counts: Callable[[], 
         )
         due_before, sent_before, shown = due, sent, now
     due, _ = counts()
+    plan.metrics.refresh = None
     plan.metrics.due(due - last_due)
     plan.metrics.in_flight(0)
     plan.metrics.phase(None)
