@@ -86,9 +86,12 @@ class GroupShares:
         now_ns: int,
         model: StepEnergyModel,
         group_of: Callable[[str], str],
-        arrivals: Mapping[str, float] | None = None,
+        started_of: Callable[[str], float | None],
     ) -> dict[str, float]:
-        """Factor by group name; a group that is not in it has 1. `group_of` names the group of a request."""
+        """Factor by group name; a group that is not in it has 1.
+
+        `group_of` names the group of a request, `started_of` gives its arrival in monotonic seconds, or None.
+        """
         due = self._refreshed_ns is None or now_ns - self._refreshed_ns >= self.REFRESH_SECONDS * 1e9
         if not due or not self._batches or model.fixed_seconds <= 0.0:
             return self._factors
@@ -108,6 +111,10 @@ class GroupShares:
         if not 2 <= len(numbers) <= self.MAX_GROUPS:
             self._factors = {}
         else:
+            known = ((steps.request_ids[row], started_of(steps.request_ids[row])) for row in present)
+            arrivals = {name: when for name, when in known if when is not None}
             found = group_factors(steps, groups, model, arrivals=arrivals)
-            self._factors = {name: float(found[number]) for name, number in numbers.items()}
+            self._factors = {
+                name: float(found[number]) for name, number in numbers.items() if number < len(found)
+            }
         return self._factors

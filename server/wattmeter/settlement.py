@@ -15,9 +15,11 @@ import numpy as np
 
 from wattmeter.attribution import attribute
 from wattmeter.faults import Fault
+from wattmeter.groupshares import GroupShares
 from wattmeter.idle import SETTLE_SECONDS, IdleTracker
 from wattmeter.knots import FaultInterval
 from wattmeter.ledger import DeviceLedger
+from wattmeter.recording import rows
 from wattmeter.requests import RequestBook
 from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.stepqueue import StepQueue
@@ -114,10 +116,11 @@ class Settlement:
         self.frontier_ns: int | None = None
         self.scale = 1.0
         self._last_busy_ns: int | None = None
+        self._shares = GroupShares()
         self._notices: deque[FaultInterval] = deque(maxlen=1000)
 
     def notice(self, fault: Fault, start_ns: int, end_ns: int) -> None:
-        """Flag the pieces that will be settled over [start_ns, end_ns) (step records that were lost there)."""
+        """Flag the pieces yet to be settled over [start_ns, end_ns) (step records were lost there, say)."""
         self._notices.append(FaultInterval("", fault, start_ns, end_ns))
 
     def settle(self, until_ns: int, model: StepEnergyModel, unix_seconds: float) -> list[Piece]:
@@ -270,12 +273,16 @@ class Settlement:
         names: dict[str, int] = {}
         groups = np.array([names.setdefault(state.group, len(names)) for state in states], dtype=np.int32)
         above = joules - (idle or 0.0)
+        ended = int(np.searchsorted(steps.end_ns, end_ns, side="right"))
+        self._shares.add(rows(steps, int(np.searchsorted(steps.end_ns, start_ns, side="right")), ended))
+        factors = self._shares.factors(end_ns, model, self._group_of, self._started_of)
         split = attribute(
             steps,
             np.array([start_ns, end_ns], dtype=np.int64),
             np.array([above]),
             model,
             groups=groups if len(names) > 1 else None,
+            group_factors=np.array([factors.get(name, 1.0) for name in names]),
             previous_end_ns=previous_end_ns,
         )
         if np.isfinite(split.scale[0]):
@@ -304,6 +311,14 @@ class Settlement:
             by_group,
             flags,
         )
+
+    def _group_of(self, request_id: str) -> str:
+        state = self._book.get(request_id)
+        return "" if state is None else state.group
+
+    def _started_of(self, request_id: str) -> float | None:
+        state = self._book.get(request_id)
+        return None if state is None or state.started_ns <= 0 else state.started_ns * 1e-9
 
     def _miss(self, steps: StepBatch, flags: frozenset[Fault]) -> None:
         for name in steps.request_ids:
