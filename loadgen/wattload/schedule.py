@@ -189,9 +189,11 @@ def build(
     horizon = _horizon(nominal, demand, rows.limit)
     notes = [*trace.notes, *_ended(trace, rows.limit, len(nominal), horizon, demand)]
     kept = _within(taken, max_model_len, max_length, notes)
+    if kept is not None:
+        taken, nominal = taken.take(kept), nominal[kept]
     return _planned(
-        taken.take(kept),
-        nominal[kept],
+        taken,
+        nominal,
         concurrency=process.concurrency,
         base=content_base(seed, content_salt),
         prefix_share=prefix_share,
@@ -232,14 +234,14 @@ def _ended(trace: Trace, limit: int | None, used: int, horizon: float, demand: D
     ]
 
 
-def _within(trace: Trace, limit: int | None, policy: str, notes: list[str]) -> npt.NDArray[np.int64]:
-    """The rows whose prompt and output fit the model's context."""
+def _within(trace: Trace, limit: int | None, policy: str, notes: list[str]) -> npt.NDArray[np.int64] | None:
+    """The rows whose prompt and output fit the model's context; None: all of them."""
     if limit is None:
-        return np.arange(len(trace))
+        return None
     total = trace.prompt_tokens.astype(np.int64) + trace.output_tokens
     long = total > limit
     if not long.any():
-        return np.arange(len(trace))
+        return None
     at = int(np.argmax(long))
     where = f", {trace.lines(at)}" if trace.lines else f", request {at + 1}"
     if policy == "error":

@@ -190,7 +190,7 @@ def print_statistics(console: Console, trace: Trace, statistics: TraceStatistics
     console.print(table)
     lines = {
         "requests": f"{statistics.rows:,} in {statistics.span_seconds:,.1f} s",
-        "rate": f"{statistics.rate_rps:.3g}/s mean, {_said(statistics.peak_rps, '.0f')} in the busiest second",
+        "rate": f"{statistics.rate_rps:.3g}/s mean, {_said(statistics.peak_rps, '.0f')} in the peak second",
         "gaps": f"coefficient of variation {_said(statistics.gap_cv, '.2f')} (1: Poisson)",
         "dispersion": ", ".join(f"{_said(v, '.2f')} at {w} s" for w, v in statistics.dispersion.items()),
         "rank correlation": f"{_said(statistics.rank_correlation, '.3f')} between prompt and output tokens",

@@ -138,7 +138,7 @@ def _trace(
     def pick(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         return values if rows is None else values[rows]
 
-    ordered = pick(seconds).astype(np.float64)
+    ordered = pick(seconds).astype(np.float64, copy=False)
     count = len(ordered)
     session, turn, think = session_columns(raw, rows, ordered, path, notes)
     tags: tuple[str, ...] = ("",)
@@ -162,9 +162,9 @@ def _trace(
     return Trace(
         name=path.name,
         format=format_name,
-        seconds=ordered - ordered[0],
-        prompt_tokens=pick(raw.prompt_tokens).astype(np.int32),
-        output_tokens=pick(raw.output_tokens).astype(np.int32),
+        seconds=ordered - ordered[0] if ordered[0] else ordered,
+        prompt_tokens=pick(raw.prompt_tokens).astype(np.int32, copy=False),
+        output_tokens=pick(raw.output_tokens).astype(np.int32, copy=False),
         session=session,
         turn=turn,
         think_seconds=think,

@@ -65,7 +65,7 @@ class TraceRows:
                 self._drawn = trace.workload.sample(count, self._seed)
         elif self._repeat and len(self._drawn) < count:
             self._drawn = repeated(trace, count)
-        return self._drawn.take(np.arange(min(count, len(self._drawn))))
+        return self._drawn.head(count)
 
 
 def repeated(trace: Trace, count: int) -> Trace:

@@ -32,6 +32,11 @@ class PrefixBlocks:
         """The ids of row `index`."""
         return tuple(self.ids[self.offsets[index] : self.offsets[index + 1]].tolist())
 
+    def head(self, count: int) -> PrefixBlocks:
+        """The blocks of the first `count` rows, without copying them."""
+        offsets = self.offsets[: count + 1]
+        return PrefixBlocks(self.ids[: offsets[-1]], offsets, self.block_tokens)
+
     def take(self, rows: npt.NDArray[np.int64]) -> PrefixBlocks:
         """The blocks of `rows`, shape (K,), in that order."""
         lengths = np.diff(self.offsets)[rows]
@@ -94,6 +99,18 @@ class Trace:
         """Mean rate over the span, in requests a second; 0 where every request has the same time."""
         span = self.span_seconds
         return len(self) / span if span > 0 else 0.0
+
+    def head(self, count: int) -> Trace:
+        """The first `count` rows (all where there are fewer), without copying them."""
+        if count >= len(self):
+            return self
+        columns = ("seconds", "prompt_tokens", "output_tokens", "session", "turn", "think_seconds", "tag")
+        return replace(
+            self,
+            **{name: getattr(self, name)[:count] for name in columns},
+            prefix=None if self.prefix is None else self.prefix.head(count),
+            texts=None if self.texts is None else self.texts[:count],
+        )
 
     def take(self, rows: npt.NDArray[np.int64]) -> Trace:
         """The rows asked for, in that order; times are left as they are."""
