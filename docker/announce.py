@@ -1,8 +1,8 @@
 """announce.py JOB PORT COMMAND...: runs a command and tells Prometheus, while it runs, where its metrics are.
 
-Writes /targets/JOB-HOST.json for Prometheus's file_sd_configs and removes it at the end: a container of `docker
-compose run` has no name that Prometheus could know beforehand. Signals are passed on; the exit status is the
-command's.
+Writes /targets/JOB-HOST.json for file_sd_configs of Prometheus and removes it at the end: a container of
+`docker compose run` has no name that Prometheus could know beforehand. Signals are passed on; the exit
+status is the command's.
 """
 
 import json

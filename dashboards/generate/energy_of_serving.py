@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.generate import shell, units, variables
 from dashboards.generate.panels import Query, bars, number, series
+from dashboards.generate.queries import faults
 
 _ENERGY = 'wattserve_energy_joules_total{model=~"$model"}'
 _REQUESTS = 'wattserve_request_energy_joules_count{model=~"$model"}'
@@ -210,10 +211,12 @@ def _traffic() -> list[object]:
             span=8,
         ),
         series(
-            "Time between tokens",
+            "Time per output token",
             units.SECONDS,
-            "Between two tokens of one answer, as the engine measured it.",
-            *_percentiles('vllm:inter_token_latency_seconds_bucket{model_name=~"$model"}', 0.5, 0.9, 0.99),
+            "Mean time between the tokens of one answer, as the engine measured it.",
+            *_percentiles(
+                'vllm:request_time_per_output_token_seconds_bucket{model_name=~"$model"}', 0.5, 0.9, 0.99
+            ),
             span=8,
         ),
     ]
@@ -230,12 +233,9 @@ def _trust() -> list[object]:
         series(
             "Meter faults",
             units.FAULTS_PER_SECOND,
-            "Named faults of the meters a second: any is a reason to look at the GPU and meter dashboard.",
-            Query(
-                "sum by (device, reason) "
-                '(rate(wattserve_meter_faults_total{device=~"$device"}[$__rate_interval]))',
-                "{{reason}} {{device}}",
-            ),
+            "Named faults of the meters a second: any is a reason to look at the GPU and meter dashboard. "
+            "`none`: a device answers without one.",
+            faults(),
         ),
     ]
 

@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.generate import shell, units, variables
 from dashboards.generate.panels import Query, number, series
+from dashboards.generate.queries import faults
 
 _D = 'device=~"$device"'
 _I = "$__rate_interval"
@@ -40,7 +41,10 @@ def _now() -> list[object]:
             "Power over limit of the device nearest to it. At the limit clocks drop, so joules and "
             "latency are those "
             "of a capped device.",
-            Query(f"max(wattserve_device_power_watts{{{_D}}} / wattserve_device_power_limit_watts{{{_D}}})"),
+            Query(
+                f"max(wattserve_device_power_watts{{{_D}}} "
+                f"/ on (instance, device) wattserve_device_power_limit_watts{{{_D}}})"
+            ),
             limits=((0.98, "orange"),),
         ),
         number(
@@ -81,13 +85,13 @@ def _devices() -> list[object]:
             "SM clock",
             units.HERTZ,
             "Clock of the device's multiprocessors: falls when the device is capped by power or heat.",
-            Query(f"wattserve_device_sm_clock_hertz{{{_D}}}", _NAME),
+            Query(f"wattserve_device_sm_clock_hertz{{{_D}}}", "{{device}}"),
         ),
         series(
             "Temperature",
             units.CELSIUS,
             "Device temperature.",
-            Query(f"wattserve_device_temperature_celsius{{{_D}}}", _NAME),
+            Query(f"wattserve_device_temperature_celsius{{{_D}}}", "{{device}}"),
         ),
     ]
 
@@ -111,11 +115,9 @@ def _meter() -> list[object]:
         series(
             "Faults",
             units.FAULTS_PER_SECOND,
-            "Named faults a second, by device and reason. docs/metering.md tells what each means.",
-            Query(
-                f"sum by (device, reason) (rate(wattserve_meter_faults_total{{{_D}}}[{_I}]))",
-                "{{reason}} {{device}}",
-            ),
+            "Named faults a second, by device and reason (docs/metering.md tells what each means). `none`: a "
+            "device answers without one.",
+            faults(),
         ),
         series(
             "Unattributed power",

@@ -37,7 +37,7 @@ def _counts() -> list[object]:
             "Sent",
             units.COUNT,
             "Requests sent so far. Below Asked: the client lost requests or is late.",
-            Query(f"sum(wattload_send_lag_seconds_count{{{_RUN}}})"),
+            Query(f"sum(wattload_sent_requests_total{{{_RUN}}})"),
         ),
         number(
             "Done",
@@ -91,7 +91,7 @@ def _course() -> list[object]:
             "saturated; done "
             "follows sent, or the server is.",
             Query(_rate("wattload_planned_requests_total"), "{{run}} asked", dashed=True),
-            Query(_rate("wattload_send_lag_seconds_count"), "{{run}} sent"),
+            Query(_rate("wattload_sent_requests_total"), "{{run}} sent"),
             Query(_rate("wattload_requests_total", f'{_RUN},outcome="completed"'), "{{run}} done"),
         ),
         series(

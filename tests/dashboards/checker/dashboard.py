@@ -63,22 +63,27 @@ def _column_unit(panel: dict[str, Any], ref: str) -> str:
     return str(panel["fieldConfig"]["defaults"].get("unit", ""))
 
 
-def queries(dashboard: dict[str, Any]) -> Iterator[PanelQuery]:
+def panel_queries(board: dict[str, Any], panel: dict[str, Any]) -> Iterator[PanelQuery]:
+    """Every query of one panel."""
+    for target in panel.get("targets", []):
+        yield PanelQuery(
+            dashboard=board["title"],
+            panel=panel["title"],
+            kind=panel["type"],
+            unit=_column_unit(panel, target["refId"]),
+            description=panel.get("description", ""),
+            expr=target["expr"],
+            legend=target.get("legendFormat", ""),
+            instant=bool(target.get("instant")),
+            datasource=(target.get("datasource") or {}).get("uid", ""),
+            panel_datasource=(panel.get("datasource") or {}).get("uid", ""),
+        )
+
+
+def queries(board: dict[str, Any]) -> Iterator[PanelQuery]:
     """Every query of every panel."""
-    for panel in panels(dashboard):
-        for target in panel.get("targets", []):
-            yield PanelQuery(
-                dashboard=dashboard["title"],
-                panel=panel["title"],
-                kind=panel["type"],
-                unit=_column_unit(panel, target["refId"]),
-                description=panel.get("description", ""),
-                expr=target["expr"],
-                legend=target.get("legendFormat", ""),
-                instant=bool(target.get("instant")),
-                datasource=(target.get("datasource") or {}).get("uid", ""),
-                panel_datasource=(panel.get("datasource") or {}).get("uid", ""),
-            )
+    for panel in panels(board):
+        yield from panel_queries(board, panel)
 
 
 def variables_in(text: str) -> set[str]:

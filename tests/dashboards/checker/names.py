@@ -16,7 +16,7 @@ _COUNTED = {
     "wattload_request_duration_seconds": REQUEST,
     "wattload_request_energy_joules": REQUEST,
     "vllm:time_to_first_token_seconds": REQUEST,
-    "vllm:inter_token_latency_seconds": TOKEN,
+    "vllm:request_time_per_output_token_seconds": REQUEST,
 }
 _BY_SUFFIX = (
     (r"_joules(_total)?$", JOULE),

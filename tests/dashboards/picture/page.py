@@ -30,8 +30,7 @@ def _lines(
     for transformation in panel.get("transformations", []):
         renamed |= transformation["options"].get("renameByName", {})
     lines = []
-    asked = [q for q in boards.queries(board) if q.panel == panel["title"]]
-    for query, target in zip(asked, panel["targets"], strict=True):
+    for query, target in zip(boards.panel_queries(board, panel), panel["targets"], strict=True):
         for series in live.ask(query, prometheus, span, values):
             name = legend_name(query, series)
             column = renamed.get(f"Value #{target['refId']}", "")
