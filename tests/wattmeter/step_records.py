@@ -1,0 +1,116 @@
+"""Step records made from a replay of jobs: what an engine would have recorded, for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+from wattmeter.replay import EngineLimits, Jobs
+from wattmeter.stepmodel import StepEnergyModel
+from wattmeter.steps import StepBatch
+
+MODEL = StepEnergyModel(
+    fixed_joules=1.83,
+    prefill_token_joules=14.4e-3,
+    decode_token_joules=13e-3,
+    context_token_joules=24e-6,
+    attention_pair_joules=2e-7,
+    fixed_seconds=4.9e-3,
+    prefill_token_seconds=18e-6,
+    decode_token_seconds=10e-6,
+    context_token_seconds=3.4e-8,
+    attention_pair_seconds=1e-9,
+    residual_fraction=0.02,
+    trusted=True,
+)
+
+
+def jobs(rows: list[tuple[float, int, int]]) -> Jobs:
+    """Jobs of (arrival seconds, prompt tokens, output tokens); the first token comes with the prompt."""
+    ordered = sorted(rows)
+    outputs = np.array([row[2] - 1 for row in ordered], dtype=np.int64)
+    return Jobs(
+        np.array([row[0] for row in ordered]),
+        np.zeros(len(rows), dtype=np.int64),
+        np.array([row[1] for row in ordered], dtype=np.int64),
+        outputs,
+        outputs,
+        tuple(f"r{number}" for number in range(len(rows))),
+    )
+
+
+def random_jobs(seed: int, count: int, rate: float) -> Jobs:
+    generator = np.random.default_rng(seed)
+    arrivals = 1.0 + np.cumsum(generator.exponential(1 / rate, count))
+    prompts = generator.integers(10, 3000, count)
+    outputs = generator.integers(1, 200, count)
+    return jobs(list(zip(arrivals.tolist(), prompts.tolist(), outputs.tolist(), strict=True)))
+
+
+def run(work: Jobs, model: StepEnergyModel, limits: EngineLimits) -> StepBatch:
+    """The record of the jobs, one step after another: the slow way, written apart from wattmeter.replay."""
+    step_rows: list[tuple[float, float]] = []
+    entries: list[tuple[int, int, int, int, int]] = []
+    waiting: list[int] = []
+    running: list[int] = []
+    prompt_done = [0] * len(work)
+    decoded = [0] * len(work)
+    arrived, now, previous = 0, -np.inf, -np.inf
+    while True:
+        if running or waiting:
+            seen = previous if limits.lookahead else now
+        elif arrived < len(work):
+            seen = now = max(now, work.arrival_seconds[arrived])
+        else:
+            break
+        while arrived < len(work) and work.arrival_seconds[arrived] <= seen:
+            waiting.append(arrived)
+            arrived += 1
+        number = len(step_rows)
+        decoding = [job for job in running if prompt_done[job] == work.prefill_tokens[job]]
+        filling = [job for job in running if job not in decoding]
+        left = limits.max_step_tokens - len(decoding)
+        here = [(number, job, 0, 1, int(work.prefill_tokens[job]) + decoded[job]) for job in decoding]
+        for job in decoding:
+            decoded[job] += 1
+        while left > 0 and (filling or (waiting and len(running) < limits.max_running)):
+            if filling:
+                job = filling.pop(0)
+            else:
+                job = waiting.pop(0)
+                running.append(job)
+            part = min(left, int(work.prefill_tokens[job]) - prompt_done[job])
+            here.append((number, job, part, 0, prompt_done[job]))
+            prompt_done[job] += part
+            left -= part
+        seconds = model.fixed_seconds
+        for _, _, prefill, decode, context in here:
+            seconds += (
+                model.prefill_token_seconds * prefill
+                + model.attention_pair_seconds * prefill * (context + prefill / 2)
+                + model.decode_token_seconds * decode
+                + model.context_token_seconds * (context if decode else 0)
+            )
+        entries.extend(here)
+        step_rows.append((seen, now + seconds))
+        previous, now = now, now + seconds
+        running = [
+            job
+            for job in running
+            if prompt_done[job] < work.prefill_tokens[job] or decoded[job] < work.decode_steps[job]
+        ]
+    table = np.array(entries, dtype=np.int32).reshape(-1, 5)
+    times = np.round(np.array(step_rows).reshape(-1, 2) * 1e9).astype(np.int64)
+    zeros = np.zeros(len(table), dtype=np.int32)
+    return StepBatch(
+        index=np.arange(len(times), dtype=np.int64),
+        launch_ns=times[:, 0],
+        end_ns=times[:, 1],
+        step=table[:, 0],
+        request=table[:, 1],
+        prefill_tokens=table[:, 2],
+        decode_tokens=table[:, 3],
+        context_tokens=table[:, 4],
+        cached_tokens=zeros,
+        draft_tokens=zeros,
+        accepted_tokens=zeros,
+        request_ids=work.names,
+    )

@@ -1,0 +1,138 @@
+"""The fit finds the model that made the data, withstands outliers, and trusts itself only when right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+from step_records import MODEL, random_jobs, run
+from wattmeter.fit import OnlineFit, fit_model, intervals_of, nonnegative, predict
+from wattmeter.recording import between
+from wattmeter.replay import EngineLimits
+from wattmeter.stepmodel import ENERGY_TERMS, TIME_TERMS
+
+
+def seconds_of_traffic(seed=1, count=300, rate=4.0, noise=0.0, cap=None):
+    steps = run(random_jobs(seed, count, rate), MODEL, EngineLimits())
+    edges = np.arange(steps.launch_ns[0], steps.end_ns[-1], 1_000_000_000, dtype=np.int64)
+    data = intervals_of(steps, edges, np.zeros(len(edges) - 1))
+    joules = predict(replace(MODEL, power_cap_watts=cap), data)
+    joules = joules * (1 + noise * np.random.default_rng(seed).standard_normal(len(joules)))
+    return steps, edges, replace_joules(data, joules)
+
+
+def replace_joules(data, joules):
+    return replace(data, joules=joules)
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 8.0])
+def test_finds_the_model_that_made_the_data(rate):
+    _, _, data = seconds_of_traffic(rate=rate)
+    found = fit_model(data)
+    for name in (*ENERGY_TERMS, *TIME_TERMS):
+        assert getattr(found, name) == pytest.approx(getattr(MODEL, name), rel=0.05), name
+    assert found.power_cap_watts is None
+
+
+def test_outliers_do_not_move_it():
+    _, _, data = seconds_of_traffic(noise=0.005)
+    spoilt = data.joules.copy()
+    spoilt[::15] *= 3.0
+    found = fit_model(replace_joules(data, spoilt))
+    assert found.fixed_joules == pytest.approx(MODEL.fixed_joules, rel=0.03)
+    assert found.prefill_token_joules == pytest.approx(MODEL.prefill_token_joules, rel=0.05)
+
+
+def test_finds_the_power_ceiling_and_does_not_learn_work_from_it():
+    _, _, calm = seconds_of_traffic(seed=1, rate=3.0, count=150)
+    _, _, wild = seconds_of_traffic(seed=2, rate=60.0, count=900, cap=480.0)
+    both = replace(
+        calm,
+        **{
+            name: np.concatenate([getattr(calm, name), getattr(wild, name)])
+            for name in ("joules", "seconds", "busy_seconds", "features")
+        },
+    )
+    found = fit_model(both)
+    assert found.power_cap_watts == pytest.approx(480.0, rel=0.02)
+    assert found.prefill_token_joules == pytest.approx(MODEL.prefill_token_joules, rel=0.05)
+    assert predict(found, wild).sum() == pytest.approx(wild.joules.sum(), rel=0.01)
+
+
+def test_what_the_traffic_cannot_tell_apart_stays_with_the_prior():
+    _, _, data = seconds_of_traffic()
+    no_prefill = replace(data, features=data.features * np.array([1, 0, 1, 1, 0]))
+    energy = np.array([getattr(MODEL, name) for name in ENERGY_TERMS])
+    found = fit_model(replace_joules(no_prefill, no_prefill.features @ energy), prior=MODEL)
+    assert found.prefill_token_joules == pytest.approx(MODEL.prefill_token_joules)
+
+
+def test_too_little_data_is_refused():
+    _, _, data = seconds_of_traffic(count=20, rate=10.0)
+    with pytest.raises(ValueError, match="too few"):
+        fit_model(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 100_000))
+def test_nonnegative_least_squares_is_scipys(seed):
+    generator = np.random.default_rng(seed)
+    matrix = generator.standard_normal((20, 5)) * 10.0 ** generator.integers(-3, 3, 5)
+    target = matrix @ generator.standard_normal(5) + generator.standard_normal(20)
+    mine = nonnegative(matrix.T @ matrix, matrix.T @ target)
+    _, residual = nnls(matrix, target)
+    assert (mine >= 0).all()
+    assert np.linalg.norm(matrix @ mine - target) == pytest.approx(residual, rel=1e-6, abs=1e-9)
+
+
+def feed(fit, steps, edges, joules):
+    for row in range(len(joules)):
+        piece = between(steps, int(edges[row]), int(edges[row + 1]))
+        before = np.searchsorted(steps.end_ns, edges[row], side="right")
+        previous = int(steps.end_ns[before - 1]) if before else None
+        fit.add(piece, int(edges[row]), int(edges[row + 1]), float(joules[row]), previous_end_ns=previous)
+
+
+def test_trust_comes_with_held_out_accuracy_and_goes_with_it():
+    wrong = replace(MODEL, **{name: 3 * getattr(MODEL, name) for name in ENERGY_TERMS}, trusted=True)
+    fit = OnlineFit(wrong)
+    assert not fit.model.trusted
+    steps, edges, data = seconds_of_traffic(noise=0.01, count=400)
+    feed(fit, steps, edges[:9], data.joules[:8])
+    assert not fit.model.trusted
+    feed(fit, steps, edges[8:], data.joules[8:])
+    assert fit.model.trusted
+    assert fit.held_out.rms < 0.03
+    assert fit.model.fixed_joules == pytest.approx(MODEL.fixed_joules, rel=0.05)
+    # The machine changes (a lower clock, say): the model must first lose trust, then follow.
+    feed(fit, *shifted(steps, edges), 1.4 * data.joules[:20])
+    assert not fit.model.trusted
+
+
+def shifted(steps, edges):
+    by = int(edges[-1] - edges[0]) + 1_000_000_000
+    return replace(steps, launch_ns=steps.launch_ns + by, end_ns=steps.end_ns + by), edges + by
+
+
+def test_it_follows_a_machine_that_has_changed():
+    fit = OnlineFit(MODEL)
+    steps, edges, data = seconds_of_traffic(noise=0.005, count=300)
+    feed(fit, steps, edges, data.joules)
+    for _ in range(6):
+        steps, edges = shifted(steps, edges)
+        feed(fit, steps, edges, 1.3 * data.joules)
+    assert fit.held_out.rms < 0.03
+    assert fit.model.fixed_joules == pytest.approx(1.3 * MODEL.fixed_joules, rel=0.03)
+
+
+def test_idle_and_faulty_intervals_teach_nothing():
+    fit = OnlineFit(MODEL)
+    steps, edges, _ = seconds_of_traffic(count=30)
+    fit.add(steps, int(steps.end_ns[-1]) + 10, int(steps.end_ns[-1]) + 10**9, 5.0)
+    fit.add(steps, int(edges[0]), int(edges[1]), float("nan"))
+    assert fit.held_out.intervals == 0
+    assert not fit.fitted
