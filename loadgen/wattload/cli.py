@@ -16,7 +16,12 @@ from wattload.errors import BadInput, RunInvalid
 _COMMANDS = ("run", "demo", "sweep", "compare", "report", "traces", "estimate", "profile", "worker")
 
 
-def make_app() -> typer.Typer:
+def make_app(only: str | None = None) -> typer.Typer:
+    """The application; with `only`, a command's name, nothing else is imported.
+
+    A load generator must not carry the analysis' libraries, and `report` needs no Locust, which patches
+    sockets.
+    """
     app = typer.Typer(
         name="wattload",
         help="Measures what an LLM endpoint's traffic costs in energy.",
@@ -25,7 +30,8 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    for name in _COMMANDS:
+    app.callback()(lambda: None)
+    for name in (only,) if only in _COMMANDS else _COMMANDS:
         if importlib.util.find_spec(f"wattload.commands.{name}") is not None:
             module: Any = importlib.import_module(f"wattload.commands.{name}")
             module.register(app)
@@ -36,8 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Exit status 0: done; 1: the run is invalid or an assertion failed; 2: bad arguments. 130:
     interrupted.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = make_app()(args=arguments, standalone_mode=False)
+        code = make_app(given[0] if given else None)(args=given, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except BadInput as error:
         _last_line(f"wattload: {error}")

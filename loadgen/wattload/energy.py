@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 import numpy as np
@@ -21,6 +21,9 @@ import pyarrow as pa
 from wattload.errors import BadInput
 from wattload.rundir import ENERGY_SCHEMA, SPLIT_SCHEMA, RunDir, TableWriter
 from wattload.runjson import ClockInfo, TargetInfo
+
+if TYPE_CHECKING:
+    from wattload.energy_sources import EnergySource
 
 _CLOCK_ROUNDS = 9
 _SETTLE_BATCH = 5_000
@@ -60,6 +63,7 @@ class EnergyClient:
     Raises httpx.HTTPError where the server cannot be reached or refuses.
     """
 
+    has_split: ClassVar[bool] = True
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     timeout_seconds: float = 10.0
@@ -188,7 +192,8 @@ def probe(
     )
     if energy_url == "none":
         return Probe(info, names, None, None, None, "not asked for (--energy none)")
-    where = base_url(energy_url or target)
+    foreign = energy_url is not None and energy_url.startswith(("dcgm+", "prometheus+"))
+    where = str(energy_url) if foreign else base_url(energy_url or target)
     said, clock = _probe_energy(where, headers or {} if where == target else {}, timeout_seconds)
     sources = sorted({str(d.get("source")) for d in said.get("devices", [])})
     info.engine = said.get("engine")
@@ -202,7 +207,9 @@ def probe(
 def _probe_energy(
     where: str, headers: dict[str, str], timeout_seconds: float
 ) -> tuple[dict[str, Any], ClockInfo]:
-    client = EnergyClient(where, headers, timeout_seconds)
+    from wattload.energy_sources import open_source
+
+    client = open_source(where, headers)
     hint = "name the meter with --energy URL, or measure latency alone with --energy none"
     try:
         said = client.info()
@@ -226,7 +233,7 @@ class SeriesPoller:
 
     def __init__(
         self,
-        client: EnergyClient,
+        client: EnergySource,
         run: RunDir,
         *,
         clock: ClockInfo,
@@ -259,7 +266,8 @@ class SeriesPoller:
             self._thread.join()
         end = self._meter_now()
         deadline = time.monotonic() + 2 * _SPLIT_DELAY_SECONDS
-        while self._split_next + self._split <= end and time.monotonic() < deadline:
+        behind = self._client.has_split
+        while behind and self._split_next + self._split <= end and time.monotonic() < deadline:
             self._guarded(self._poll_split, end, False)
             if self._split_next + self._split <= end:
                 time.sleep(0.25)
@@ -317,7 +325,7 @@ class SeriesPoller:
 
         that one too.
         """
-        while self._split_next + self._split <= until:
+        while self._client.has_split and self._split_next + self._split <= until:
             end = self._split_next + self._split
             answer = self._client.window(self._split_next, end)
             if not answer.get("complete") and not last:

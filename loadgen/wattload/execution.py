@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from wattload.assertions import check_assertions, parse_assertion
 from wattload.config import RunConfig
-from wattload.energy import EnergyClient, Probe, SeriesPoller, probe
+from wattload.energy import Probe, SeriesPoller, probe
+from wattload.energy_sources import EnergySource, open_source
 from wattload.errors import BadInput
-from wattload.measure import collect, finish
 from wattload.metrics import LoadMetrics, push, serve
 from wattload.progress import Progress, make_progress
-from wattload.report import build as build_report
-from wattload.report.table import print_summary
 from wattload.rundir import CAPTURE_SCHEMA, Capture, RunDir
 from wattload.runjson import ArrivalsInfo, RunJson, SloLimits, WorkloadInfo
 from wattload.schedule import Schedule
@@ -90,6 +88,8 @@ def execute(config: RunConfig, *, quiet: bool = False) -> Execution:
     result = _measured_run(prepared, progress)
     failures = check_assertions(checks, result.model_dump(mode="json", by_alias=True))
     if not quiet:
+        from wattload.report.table import print_summary
+
         print_summary(result)
         if config.report:
             print(f"report: {prepared.directory.report_path}")
@@ -106,9 +106,9 @@ def _measured_run(prepared: Prepared, progress: Progress) -> RunJson:
         server = serve(metrics, config.metrics_host, config.metrics_port)
     prepared.schedule.save(directory.schedule_path)
     capture = _capture(prepared)
-    energy: EnergyClient | None = None
+    energy: EnergySource | None = None
     if said.energy_url is not None:
-        energy = EnergyClient(said.energy_url, prepared.headers if said.energy_url == said.target.url else {})
+        energy = open_source(said.energy_url, prepared.headers if said.energy_url == said.target.url else {})
     load = _load(prepared, capture, energy, metrics, progress)
     capture.finished_unix, capture.interrupted = load.finished_unix, load.interrupted
     capture.reasons += load.reasons
@@ -117,13 +117,18 @@ def _measured_run(prepared: Prepared, progress: Progress) -> RunJson:
     directory.save_capture(capture)
     if load.interrupted:
         progress.say("interrupted: writing what there is")
+    # Imported when the load is over: SciPy and Matplotlib would double the memory of what sends it.
+    from wattload.measure import collect, finish
+
     if energy is not None:
         for problem in collect(directory, energy, settle_seconds=5.0 if load.interrupted else 15.0):
             progress.say(f"note: {problem}")
         energy.close()
     result = finish(directory)
     if config.report:
-        build_report(directory)
+        from wattload.report import build
+
+        build(directory)
     if config.push_gateway:
         trouble = push(metrics, config.push_gateway, prepared.name)
         if trouble:
@@ -136,7 +141,7 @@ def _measured_run(prepared: Prepared, progress: Progress) -> RunJson:
 def _load(
     prepared: Prepared,
     capture: Capture,
-    energy: EnergyClient | None,
+    energy: EnergySource | None,
     metrics: LoadMetrics,
     progress: Progress,
 ) -> LoadResult:

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattload.energy import EnergyClient, RequestJoules
+from wattload.energy import RequestJoules
+from wattload.energy_sources import EnergySource
 from wattload.estimates.beside import estimates
 from wattload.footprint import footprint
 from wattload.measure_columns import F64, GapHistogram, Requests, gap_histogram, read_requests
@@ -42,7 +43,7 @@ from wattload.statistics import mean_interval, quantile_interval
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 
 
-def collect(run: RunDir, client: EnergyClient, *, settle_seconds: float = 15.0) -> list[str]:
+def collect(run: RunDir, client: EnergySource, *, settle_seconds: float = 15.0) -> list[str]:
     """Asks the endpoint for what it can only say after the load:
 
     requests' settled joules, the window's energy.
@@ -52,18 +53,20 @@ def collect(run: RunDir, client: EnergyClient, *, settle_seconds: float = 15.0) 
     """
     capture = run.load_capture()
     problems: list[str] = []
+    if not client.has_split:
+        return problems
+    window = decide_window(capture, read_requests(run))
     try:
         ids = run.read_requests(["request_id", "sent_unix"])
         sent = ids.filter(pa.compute.is_valid(ids.column("sent_unix")))
         found = client.settle(sent.column("request_id").to_pylist(), timeout_seconds=settle_seconds)
-        rewrite_requests(run, found)
+        rewrite_requests(run, found, window)
         late = sum(1 for entry in found.values() if entry.status == "provisional")
         if late:
             problems.append(f"{late} requests were still provisional {settle_seconds:g} s after the load")
     except (httpx.HTTPError, ValueError, KeyError) as error:
         problems.append(f"the requests' settled energy could not be fetched: {error}")
     try:
-        window = decide_window(capture, read_requests(run))
         offset = capture.clock.offset_seconds if capture.clock is not None else 0.0
         if window.end_unix > window.start_unix:
             capture.energy_window = client.window(window.start_unix + offset, window.end_unix + offset)
@@ -73,7 +76,9 @@ def collect(run: RunDir, client: EnergyClient, *, settle_seconds: float = 15.0) 
     return problems
 
 
-def rewrite_requests(run: RunDir, found: Mapping[str, RequestJoules]) -> None:
+def rewrite_requests(
+    run: RunDir, found: Mapping[str, RequestJoules], window: WindowInfo | None = None
+) -> None:
     """Puts settled energy into requests.parquet, a row group at a time; the old file stays until all is
     written.
     """
@@ -87,6 +92,7 @@ def rewrite_requests(run: RunDir, found: Mapping[str, RequestJoules]) -> None:
             "decode_joules": [e.decode_joules if e else None for e in entries],
             "energy_status": [e.status if e else o for e, o in zip(entries, old, strict=True)],
         }
+        table = _marked(table, window)
         for name, values in columns.items():
             fresh = pa.array(values, REQUEST_SCHEMA.field(name).type)
             if name != "energy_status":
@@ -99,12 +105,22 @@ def rewrite_requests(run: RunDir, found: Mapping[str, RequestJoules]) -> None:
 
 
 def _mark_window(run: RunDir, window: WindowInfo) -> None:
-    def mark(table: pa.Table) -> pa.Table:
-        due = table.column("due_unix").to_numpy()
-        inside = pa.array((due >= window.start_unix) & (due < window.end_unix))
-        return table.set_column(table.schema.get_field_index("in_window"), "in_window", inside)
+    """Sets `in_window`, unless the file has it so already: rewriting a large one takes seconds."""
+    old = run.read_requests(["due_unix", "in_window"])
+    due = old.column("due_unix").to_numpy()
+    now = pa.array((due >= window.start_unix) & (due < window.end_unix))
+    if old.column("in_window").combine_chunks().equals(now):
+        return
 
-    _rewrite(run, mark)
+    _rewrite(run, lambda table: _marked(table, window))
+
+
+def _marked(table: pa.Table, window: WindowInfo | None) -> pa.Table:
+    if window is None:
+        return table
+    due = table.column("due_unix").to_numpy()
+    inside = pa.array((due >= window.start_unix) & (due < window.end_unix))
+    return table.set_column(table.schema.get_field_index("in_window"), "in_window", inside)
 
 
 def _rewrite(run: RunDir, change: Any) -> None:
@@ -122,7 +138,13 @@ def _rewrite(run: RunDir, change: Any) -> None:
 
 
 def finish(run: RunDir, capture: Capture | None = None) -> RunJson:
-    """Computes run.json from the directory and writes it. Raises BadInput where a file cannot be used.
+    """run.json computed and written: `compute` without its histogram."""
+    return compute(run, capture)[0]
+
+
+def compute(run: RunDir, capture: Capture | None = None) -> tuple[RunJson, GapHistogram]:
+    """Computes run.json from the directory and writes it; also gives the gaps between tokens, which take
+    long to read. Raises BadInput where a file cannot be used.
 
     `capture` stands in for capture.json, for a run that is looked at with other settings.
     """
@@ -164,7 +186,7 @@ def finish(run: RunDir, capture: Capture | None = None) -> RunJson:
     _explain_nulls(result)
     _mark_window(run, window)
     write_atomically(run.run_json_path, result.as_text())
-    return result
+    return result, gaps
 
 
 # Why a field may be null where no other reason was found, by the field's name.

@@ -46,7 +46,6 @@ class Requests:
     sent: F64
     first: F64
     last: F64
-    outcome: npt.NDArray[np.object_]
     outcomes: dict[str, int]
     completed: Bool
     prompt_planned: F64
@@ -100,7 +99,6 @@ def requests_from(table: pa.Table) -> Requests:
         sent=_floats(table, "sent_unix")[order],
         first=_floats(table, "first_token_unix")[order],
         last=_floats(table, "last_token_unix")[order],
-        outcome=np.array([*names, None], object)[codes],
         outcomes={name: int(count) for name, count in zip(names, counts, strict=True) if count},
         completed=codes == (names.index("completed") if "completed" in names else -1),
         prompt_planned=_floats(table, "prompt_tokens_planned")[order],

@@ -117,7 +117,7 @@ def _from_series(series: pa.Table, start: float, end: float) -> Measured:
     """The change of the counters alone, read at the window's edges by linear interpolation."""
     measured = Measured(how="the change of the counters; the endpoint gave no split", complete=True)
     names = np.asarray(series.column("device").to_pylist(), object)
-    total = 0.0
+    total, spread = 0.0, 0.0
     for name in np.unique(names):
         mine = names == name
         seconds = series.column("unix_seconds").to_numpy()[mine]
@@ -130,9 +130,20 @@ def _from_series(series: pa.Table, start: float, end: float) -> Measured:
             return Measured(flags=measured.flags, how=measured.how)
         if (np.diff(joules) < 0).any():
             return Measured(flags={"counter_reset"}, how=f"the counter of device {name} went backwards")
-        total += float(np.interp(end, seconds, joules) - np.interp(start, seconds, joules))
+        # Only where the counter changed is its value that of the moment; between, a reader sees an old one.
+        fresh = np.concatenate(([True], np.diff(joules) > 0))
+        edges = np.interp([start, end], seconds[fresh], joules[fresh])
+        total += float(edges[1] - edges[0])
+        spread += sum(_step_at(edge, seconds[fresh], joules[fresh]) ** 2 for edge in (start, end))
+    measured.uncertainty_joules = math.sqrt(spread)
     measured.joules["total"] = total
     return measured
+
+
+def _step_at(when: float, seconds: F64, joules: F64) -> float:
+    """Half of the counter's step around `when`: so far may an interpolated value be off."""
+    place = int(np.clip(np.searchsorted(seconds, when), 1, len(seconds) - 1)) if len(seconds) > 1 else 0
+    return float(joules[place] - joules[place - 1]) / 2 if place else 0.0
 
 
 def judge(measured: Measured, capture: Capture, series: pa.Table | None) -> list[str]:

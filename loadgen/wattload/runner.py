@@ -4,10 +4,13 @@ directory.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -29,6 +32,8 @@ from wattload.tally import LogHistogram, Tally
 # A request that leaves later than this waits for the client and not for the server.
 SATURATION_SECONDS = 0.02
 _LEAD_SECONDS = 0.3
+# Writing a batch takes about 0.4 ms and 20 us a row, in which no request can be sent.
+_BATCH_ROWS = 24
 
 
 @dataclass(slots=True)
@@ -55,7 +60,7 @@ class LoadResult:
     finished_unix: float
     planned: int
     tally: Tally
-    lag: LogHistogram
+    lag: LogHistogram = field(default_factory=LogHistogram)
     interrupted: str | None = None
     reasons: list[str] = field(default_factory=list)
     workers: list[dict[str, Any]] = field(default_factory=list)
@@ -73,8 +78,9 @@ def run_load(plan: LoadPlan) -> LoadResult:
 class Recorder:
     """Takes each request's record once: the row, the totals, the metrics, Locust's statistics."""
 
-    def __init__(self, plan: LoadPlan, environment: Environment) -> None:
-        self._writer = RequestWriter(plan.run, batch_rows=64)
+    def __init__(self, plan: LoadPlan, environment: Environment | None) -> None:
+        """`environment` None: the workers have told Locust already."""
+        self._writer = RequestWriter(plan.run, batch_rows=_BATCH_ROWS)
         self._metrics, self._environment = plan.metrics, environment
         self.tally = Tally()
         self.rows = 0
@@ -84,7 +90,8 @@ class Recorder:
         self.tally.add(record)
         self._writer.append((record,))
         self._metrics.observe(record)
-        report_to_locust(self._environment, record)
+        if self._environment is not None:
+            report_to_locust(self._environment, record)
 
     def close(self) -> None:
         self._writer.close()
@@ -111,6 +118,7 @@ def _run_here(plan: LoadPlan) -> LoadResult:
     runner = environment.create_local_runner()
     result = LoadResult(0.0, 0.0, len(plan.schedule), recorder.tally, dispatcher.lag)
     interrupt = Interrupt(dispatcher.stop)
+    usage = Usage()
     try:
         dispatcher.build_ahead()
         started_perf = time.perf_counter() + _LEAD_SECONDS
@@ -119,13 +127,14 @@ def _run_here(plan: LoadPlan) -> LoadResult:
         with interrupt:
             runner.start(1, spawn_rate=1)
             watch(plan, result, over, lambda: (dispatcher.due_count, dispatcher.in_flight))
+            result.finished_unix = time.perf_counter() + client.unix_offset
     finally:
         client.close()
         runner.quit()
         recorder.close()
     if failure:
         raise failure[0]
-    result.finished_unix = time.perf_counter() + client.unix_offset
+    result.workers = [{"worker": 0, "requests": recorder.rows, **usage.since()}]
     result.interrupted = interrupt.reason
     result.planned = recorder.rows
     judge_lag(result, plan.config.processes)
@@ -153,6 +162,21 @@ def make_dispatcher(
         drain_seconds=config.drain,
         vocab_size=config.vocab_size,
     )
+
+
+class Usage:
+    """What this process used since the object was made."""
+
+    def __init__(self) -> None:
+        self._cpu = time.process_time()
+
+    def since(self) -> dict[str, float | None]:
+        """CPU seconds, and the most memory the process ever had, in MB; None where /proc does not say."""
+        peak = None
+        with contextlib.suppress(OSError):
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            peak = int(found[1]) / 1024 if found is not None else None
+        return {"cpu_seconds": time.process_time() - self._cpu, "peak_memory_megabytes": peak}
 
 
 class Interrupt:

@@ -1,4 +1,4 @@
-"""`wattload demo`: conversations, then code completion, on a virtual GPU; two run directories, two reports."""
+"""`wattload demo`: conversations, then code completion, on a virtual GPU: two runs, two reports."""
 
 from __future__ import annotations
 

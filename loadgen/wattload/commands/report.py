@@ -9,7 +9,7 @@ import typer
 
 from wattload.assertions import check_assertions, parse_assertion
 from wattload.errors import BadInput, RunInvalid
-from wattload.measure import finish
+from wattload.measure import compute
 from wattload.report import build
 from wattload.report.table import print_summary
 from wattload.rundir import RunDir
@@ -87,10 +87,10 @@ def report(  # noqa: PLR0917 - options of a command
     if for_estimates:
         capture.config["estimates"] = {**(capture.config.get("estimates") or {}), **for_estimates}
         changed = True
-    result = finish(where, capture)
+    result, gaps = compute(where, capture)
     if changed:
         where.save_capture(capture)
-    path = build(where)
+    path = build(where, gaps)
     if json_output:
         typer.echo(result.as_text())
     else:
