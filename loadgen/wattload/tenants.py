@@ -1,9 +1,10 @@
-"""Several tenants on one server: their schedules laid over each other."""
+"""Several tenants on one server: what each asks for, and their schedules laid over each other."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,38 @@ import numpy as np
 from wattload.errors import BadInput
 from wattload.schedule import ARRAYS, Schedule
 from wattload.traces.trace import PrefixBlocks
+
+_FIELDS = ("trace", "rate", "arrivals")
+# A comma also parts the parameters of an arrival process, so only one before a field's name parts fields.
+_COMMA = re.compile(rf",(?=(?:{'|'.join(_FIELDS)})=)")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One stream of requests. `rate` and `arrivals` are None where the run's own are meant."""
+
+    tag: str
+    trace: str
+    rate: str | None = None
+    arrivals: str | None = None
+
+
+def parse_tenant(text: str) -> Tenant:
+    """`TAG:trace=NAME_OR_FILE[,rate=R][,arrivals=PROCESS]`. Raises BadInput naming --tenant."""
+    tag, colon, rest = text.strip().partition(":")
+    if not colon or not tag.strip():
+        raise BadInput(f"--tenant {text!r} is not TAG:trace=NAME[,rate=R][,arrivals=PROCESS]")
+    values: dict[str, str] = {}
+    for part in _COMMA.split(rest):
+        key, equals, value = part.partition("=")
+        if key not in _FIELDS or not equals or not value.strip():
+            raise BadInput(f"--tenant {text!r}: {part!r} is not one of {', '.join(f'{f}=' for f in _FIELDS)}")
+        if key in values:
+            raise BadInput(f"--tenant {text!r}: {key} is given twice")
+        values[key] = value.strip()
+    if "trace" not in values:
+        raise BadInput(f"--tenant {text!r} names no trace")
+    return Tenant(tag.strip(), values["trace"], values.get("rate"), values.get("arrivals"))
 
 
 def superposed(schedules: Sequence[Schedule]) -> Schedule:
