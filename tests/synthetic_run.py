@@ -58,6 +58,7 @@ class Synthetic:
         if self.lengths is not None:
             due, prompt, output = (np.asarray(values) for values in self.lengths[:3])
             due, prompt, output = due + BEGIN, prompt.astype(np.int32), output.astype(np.int32)
+            count = len(due)
         measured = np.random.default_rng(self.seed + 1000)
         joules = prompt * self.prefill_token_joules + output * self.decode_token_joules
         joules = joules * (1 + self.noise * measured.standard_normal(count))
