@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 import urllib.request
 from dataclasses import asdict, dataclass
@@ -130,8 +131,9 @@ async def play(
     start = time.time()
     zero = start + 0.3
     seed = random.SystemRandom().randrange(1 << 48)
+    plain = re.sub("[^A-Za-z0-9]+", "-", window)
     sent = [
-        Sent(window, planned.group, f"{window}-{seed:x}-{row}".replace("+", "_"), zero + planned.at_seconds)
+        Sent(window, planned.group, f"{plain}-{seed:x}-{row}", zero + planned.at_seconds)
         for row, planned in enumerate(plan)
     ]
     await asyncio.gather(
