@@ -104,7 +104,10 @@ def measured_shapley(data: Evaluation, tenants: Sequence[str]) -> tuple[F64, F64
 
 
 def fit_on(data: Evaluation, windows: Sequence[Window]) -> StepEnergyModel:
-    intervals = data.intervals(windows)
+    return fit_intervals(data.intervals(windows))
+
+
+def fit_intervals(intervals: Intervals) -> StepEnergyModel:
     return fit_model(intervals.where(np.flatnonzero(intervals.features[:, 0] > 0)))
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import uvicorn
 from experiments import PLANS, run
-
 from wattmeter.meter import Reading
 from wattmeter.recording import RecordingWriter
 from wattmeter.steps import StepBatch

@@ -1,0 +1,325 @@
+"""Tables and plots of docs/validation.md from what the experiments left behind.
+
+    python benchmarks/h200/analyse.py FOLDER... [--plots DIR]
+
+Each FOLDER holds `recording/` (or several, `recording*/`) and the experiments' NAME.json.gz. Folders may come
+from several servers on the same machine. Prints Markdown. Models are fitted on time that the figure beside
+them does not cover.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "attribution"))
+from evaluate import (
+    Evaluation,
+    Window,
+    error_table,
+    fit_intervals,
+    measured_shapley,
+    prediction_error,
+    rules,
+)
+from wattmeter.fit import Intervals, predict
+from wattmeter.recording import Recording, read
+from wattmeter.replay import EngineLimits, Jobs, limits_of, replay
+from wattmeter.stepmodel import StepEnergyModel
+
+TENANTS = ("code", "conv", "long")
+
+
+@dataclass
+class Experiment:
+    """One experiment over its recording. `books` is what the server answered, None if it did not."""
+
+    name: str
+    data: Evaluation
+    requests: Mapping[str, Sequence[Mapping[str, Any]]]
+    books: Mapping[str, Any] | None
+    conservation: list[float] = field(default_factory=list)
+    against_counter: list[float] = field(default_factory=list)
+
+
+def plain(request_id: str) -> str:
+    """The id that was sent, from the engine's: cmpl-<id>-<prompt>-<8 hex>, or the id as it is."""
+    match = re.fullmatch(r"(?:cmpl-|chatcmpl-)(.+?)(?:-\d+)?-[0-9a-f]{8}", request_id)
+    return match.group(1) if match else request_id
+
+
+def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
+    with gzip.open(file, "rt") as stream:
+        content = json.load(stream)
+    windows = content["windows"]
+    middle = windows[len(windows) // 2]["start_unix"]
+    recording = next((r for r in recordings if _covers(r, middle)), None)
+    if recording is None:
+        raise SystemExit(f"analyse: no recording covers the time of {file}")
+    offset = recording.unix_minus_monotonic_seconds
+    group_of, arrivals, requests = {}, {}, {}
+    group_by_id = {r["request_id"]: r for w in windows for r in w["requests"]}
+    for name in recording.steps.request_ids:
+        record = group_by_id.get(plain(name)) or group_by_id.get(name)
+        if record is not None:
+            group_of[name] = record["group"]
+            arrivals[name] = record["sent_unix"] - offset
+    stretches = []
+    for window in windows:
+        errors = [r["error"] for r in window["requests"] if r["error"]]
+        if errors:
+            print(f"> {window['name']}: {len(errors)} requests failed: {errors[0]}\n")
+        tenants = tuple(sorted({r["group"] for r in window["requests"]}))
+        stretches.append(
+            Window(window["name"], tenants, window["start_unix"] - offset, window["end_unix"] - offset)
+        )
+        requests[window["name"]] = window["requests"]
+    bare = Evaluation(recording, stretches, group_of, arrivals, 0.0)
+    idle = stretches[0]
+    when, what = bare.counter.updates()
+    inside = np.flatnonzero((when > idle.start_seconds * 1e9) & (when < idle.end_seconds * 1e9))
+    watts = (what[inside[-1]] - what[inside[0]]) / ((when[inside[-1]] - when[inside[0]]) * 1e-9)
+    data = Evaluation(recording, stretches[1:], group_of, arrivals, float(watts))
+    experiment = Experiment(content["experiment"], data, requests, content["settled"])
+    if experiment.books:
+        for window, split in zip(windows[1:], experiment.books["windows"][1:], strict=True):
+            booked = (
+                (split["idle_joules"] or 0.0)
+                + sum(split["attributed_joules"].values())
+                + split["unattributed_joules"]
+            )
+            experiment.conservation.append(booked / split["total_joules"] - 1.0)
+            start, end = window["start_unix"] - offset, window["end_unix"] - offset
+            experiment.against_counter.append(split["total_joules"] / bare.joules(start, end) - 1.0)
+    return experiment
+
+
+def _covers(recording: Recording, unix_seconds: float) -> bool:
+    when = recording.monotonic_ns_of(unix_seconds)
+    return any(s.monotonic_ns[0] <= when <= s.monotonic_ns[-1] for s in recording.devices.values())
+
+
+def joined(parts: Sequence[Intervals]) -> Intervals:
+    return Intervals(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("joules", "seconds", "busy_seconds", "features")
+        )
+    )
+
+
+def intervals(experiments: Sequence[Experiment]) -> Intervals:
+    return joined([e.data.intervals(e.data.windows) for e in experiments])
+
+
+def coalition_tables(experiments: Sequence[Experiment], others: Mapping[str, Sequence[Experiment]]) -> None:
+    for experiment in experiments:
+        data = experiment.data
+        joint = [w for w in data.windows if len(w.tenants) == len(TENANTS)]
+        counted = np.mean([data.joules(w.start_seconds, w.end_seconds) / w.seconds for w in joint])
+        print(f"### {experiment.name}: {counted:.0f} W in the joint runs, idle {data.idle_watts:.1f} W\n")
+        model = fit_intervals(intervals(others[experiment.name]))
+        print("Step model fitted on the other experiments only:\n")
+        print("\n".join(error_table(data, TENANTS, model)), "\n")
+        model = fit_intervals(data.intervals(joint))
+        print("Step model fitted on the joint runs alone:\n")
+        print("\n".join(error_table(data, TENANTS, model)[2:]), "\n")
+        if experiment.books:
+            value, _ = measured_shapley(data, TENANTS)
+            print("The server's own books, as `GET /energy?group_by=tag` answered:\n")
+            names = [window.name for window in data.windows]
+            for window in joint:
+                split = experiment.books["windows"][1 + names.index(window.name)]
+                groups = [split["groups"].get(tenant, 0.0) for tenant in TENANTS]
+                errors = " | ".join(f"{100 * (g / v - 1):+.1f} %" for g, v in zip(groups, value, strict=True))
+                print(f"| {window.name} | {errors} |")
+            print()
+
+
+def jobs_of_requests(records: Sequence[Mapping[str, Any]]) -> Jobs:
+    rows = sorted((r["sent_unix"], r["prompt_tokens"], r["output_tokens"]) for r in records)
+    outputs = np.array([row[2] - 1 for row in rows], dtype=np.int64)
+    return Jobs(
+        np.array([row[0] for row in rows]) - rows[0][0],
+        np.zeros(len(rows), dtype=np.int64),
+        np.array([row[1] for row in rows], dtype=np.int64),
+        outputs,
+        outputs,
+        tuple(str(number) for number in range(len(rows))),
+    )
+
+
+@dataclass(frozen=True)
+class Marginal:
+    shape: str
+    copies: int
+    measured: float
+    deviation: float
+    predicted: float
+
+
+def marginals(experiment: Experiment, model: StepEnergyModel, limits: EngineLimits) -> list[Marginal]:
+    """Measured against predicted joules of the extra copies: windows with them less those without."""
+    data = experiment.data
+    by_shape: dict[str, list[Window]] = {}
+    for window in data.windows:
+        by_shape.setdefault(window.name.split(":")[1].split("#")[0].split(".")[0], []).append(window)
+    base = by_shape.pop("base")
+    base_joules = [data.above_idle(window) for window in base]
+    base_predicted = np.mean(
+        [replay(jobs_of_requests(experiment.requests[w.name]), model, limits).joules(model) for w in base]
+    )
+    found = []
+    for shape, windows in by_shape.items():
+        joules = [data.above_idle(window) for window in windows]
+        predicted = np.mean(
+            [
+                replay(jobs_of_requests(experiment.requests[w.name]), model, limits).joules(model)
+                for w in windows
+            ]
+        )
+        copies = sum(r["group"] == "copies" for r in experiment.requests[windows[0].name])
+        spread = np.sqrt(np.var(base_joules, ddof=1) * (1 / len(base) + 1 / len(windows)))
+        found.append(
+            Marginal(
+                shape,
+                copies,
+                float(np.mean(joules) - np.mean(base_joules)),
+                float(spread),
+                float(predicted - base_predicted),
+            )
+        )
+    return found
+
+
+def phase_table(experiment: Experiment, model: StepEnergyModel) -> None:
+    print("| phase | tokens | measured | predicted from mixed traffic | error |")
+    print("|---|---|---|---|---|")
+    for kind in dict.fromkeys(window.name.split("#")[0] for window in experiment.data.windows):
+        windows = [w for w in experiment.data.windows if w.name.split("#")[0] == kind]
+        measured = sum(experiment.data.above_idle(window) for window in windows)
+        cut = experiment.data.intervals(windows)
+        # Whole windows, not their intervals: the device is idle at the ends, so nothing is cut.
+        steps = [experiment.data.steps(window) for window in windows]
+        prefill = sum(int(batch.prefill_tokens.sum()) for batch in steps)
+        decode = sum(int(batch.decode_tokens.sum()) for batch in steps)
+        tokens = prefill if "prefill" in kind else decode
+        missed = measured - float(cut.joules.sum())  # what lies before the first and after the last edge
+        predicted = float(predict(model, cut).sum()) + missed
+        print(
+            f"| {kind.split(':')[1]} | {tokens:,} | {1e3 * measured / tokens:.2f} mJ/token "
+            f"| {1e3 * predicted / tokens:.2f} mJ/token | {100 * (predicted / measured - 1):+.1f} % |"
+        )
+    print()
+
+
+def plots(folder: Path, experiments: Mapping[str, Experiment], found: Sequence[Marginal]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, experiment in experiments.items():
+        if not name.startswith("coalitions"):
+            continue
+        data = experiment.data
+        others = [e for other, e in experiments.items() if other != name]
+        model = fit_intervals(intervals(others or [experiment]))
+        value, _ = measured_shapley(data, TENANTS)
+        joint = [w for w in data.windows if len(w.tenants) == len(TENANTS)]
+        split = [rules(data, window, TENANTS, model) for window in joint]
+        figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
+        names = list(split[0])
+        for column, tenant in enumerate(TENANTS):
+            errors = [100 * (np.mean([s[n][column] for s in split]) / value[column] - 1) for n in names]
+            axes.barh(np.arange(len(names)) + 0.27 * (column - 1), errors, height=0.25, label=tenant)
+        axes.axvspan(-5, 5, color="0.9", zorder=0)
+        axes.set_yticks(np.arange(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel("error against the measured Shapley value, % (grey: ±5 %)")
+        axes.set_title(name)
+        axes.legend()
+        figure.savefig(folder / f"{name}.png", dpi=110)
+        pyplot.close(figure)
+    if found:
+        figure, axes = pyplot.subplots(figsize=(5, 4.5), layout="constrained")
+        most = 1.1 * max(max(m.measured, m.predicted) for m in found)
+        axes.plot([0, most], [0, most], color="0.6")
+        axes.fill_between([0, most], [0, 0.95 * most], [0, 1.05 * most], color="0.9")
+        for marginal in found:
+            axes.errorbar(marginal.measured, marginal.predicted, xerr=marginal.deviation, fmt="o")
+            axes.annotate(f" {marginal.shape}", (marginal.measured, marginal.predicted))
+        axes.set_xlabel("measured joules of the copies")
+        axes.set_ylabel("predicted (grey: ±5 %)")
+        figure.savefig(folder / "duplicates.png", dpi=110)
+        pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--plots", type=Path)
+    options = parser.parse_args()
+    experiments: dict[str, Experiment] = {}
+    for folder in options.folders:
+        recordings = [read(path) for path in sorted(folder.glob("recording*")) if path.is_dir()]
+        for file in sorted(folder.glob("*.json.gz")):
+            found_experiment = load(file, recordings)
+            experiments[found_experiment.name] = found_experiment
+    if not experiments:
+        raise SystemExit("analyse: no NAME.json.gz in the folders given")
+    others = {
+        name: [e for other, e in experiments.items() if other != name] or [experiments[name]]
+        for name in experiments
+    }
+    print("## Coalitions\n")
+    mixed = [e for name, e in experiments.items() if name.startswith("coalitions")]
+    coalition_tables(mixed, others)
+    found: list[Marginal] = []
+    if "duplicates" in experiments:
+        experiment = experiments["duplicates"]
+        model = fit_intervals(intervals([e for e in mixed if e is not experiment] or [experiment]))
+        found = marginals(experiment, model, limits_of(experiment.data.recording.steps))
+        print("## Duplicates\n")
+        print("| prompt x output | copies | measured | predicted | error |\n|---|---|---|---|---|")
+        for m in found:
+            error = f"{100 * (m.predicted / m.measured - 1):+.1f} %"
+            measured = f"{m.measured:,.0f} ± {m.deviation:.0f} J"
+            print(f"| {m.shape} | {m.copies} | {measured} | {m.predicted:,.0f} J | {error} |")
+        print()
+    print("## Window prediction\n")
+    for name, experiment in experiments.items():
+        model = fit_intervals(intervals(others[name]))
+        print(f"- {name}, fitted on the other experiments:", end=" ")
+        print(prediction_error(experiment.data, experiment.data.windows, model))
+    print()
+    if "phases" in experiments and mixed:
+        print("## Pure phases\n")
+        rest = [e for name, e in experiments.items() if name != "phases"]
+        phase_table(experiments["phases"], fit_intervals(intervals(rest)))
+    print("## Conservation\n")
+    for label, name in (
+        ("requests + idle + unattributed against the total of the same answer", "conservation"),
+        ("that total against the raw counter, read off between its updates", "against_counter"),
+    ):
+        errors = [abs(ratio) for e in experiments.values() for ratio in getattr(e, name)]
+        if errors:
+            middle = 100 * float(np.median(errors))
+            print(f"- {label}: {len(errors)} windows, worst {100 * max(errors):.3f} %, median {middle:.3f} %")
+    print()
+    if options.plots:
+        plots(options.plots, experiments, found)
+
+
+if __name__ == "__main__":
+    main()
