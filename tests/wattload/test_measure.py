@@ -13,8 +13,10 @@ import pytest
 from synthetic_run import BEGIN, Synthetic
 from wattload.energy import RequestJoules
 from wattload.errors import BadInput
-from wattload.measure import finish, rewrite_requests
+from wattload.measure import finish
+from wattload.measure_collect import rewrite_requests
 from wattload.measure_columns import GapHistogram, gap_histogram
+from wattload.report import build
 from wattload.rundir import ENERGY_SCHEMA, RunDir
 from wattload.runjson import RunJson
 from wattload.slo import parse_slo
@@ -286,3 +288,30 @@ def test_a_queue_that_grows_is_noted(tmp_path: Path) -> None:
     result = finish(maker.write(tmp_path / "run"))
     assert any(note.startswith("not steady: requests in flight") for note in result.notes)
     assert finish(small().write(tmp_path / "calm")).notes == []
+
+
+def test_a_run_without_any_row_is_read(tmp_path: Path) -> None:
+    run = small(overrides={"interrupted": "interrupted", "finished_unix": BEGIN + 1}).write(tmp_path / "run")
+    pq.write_table(pq.read_table(run.requests_path).slice(0, 0), run.requests_path)
+    result = finish(run)
+    assert not result.valid
+    assert result.requests.sent == 0
+    assert result.energy.per_request_joules is None
+    assert build(run).read_text().count("Not a valid run") == 1
+
+
+def test_everything_at_once_is_measured_whole(tmp_path: Path) -> None:
+    maker = small(duration=0.5, warmup=None)
+    maker.lengths = (np.zeros(50), np.full(50, 100), np.full(50, 20), np.full(50, 0.4), np.linspace(1, 9, 50))
+    run = maker.write(tmp_path / "run")
+    capture = run.load_capture()
+    capture.workload.arrivals.process = "offline"
+    capture.duration_seconds = 0.0
+    capture.energy_window = None
+    run.save_capture(capture)
+    result = finish(run)
+    assert result.window is not None
+    assert result.window.end_unix == pytest.approx(BEGIN + 9, abs=0.01)
+    assert result.requests.completed_in_window == 50
+    assert result.energy.total_joules is not None
+    build(run)

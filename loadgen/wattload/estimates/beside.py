@@ -216,7 +216,10 @@ def _profiled(run: RunData, settings: Settings) -> list[dict[str, Any]]:
     )
     if settings.profile is None:
         reason = "no profile was given (--profile)"
-        return [_entry("binned", "binned, offline", None, binned, reason)]
+        return [
+            _entry("binned", "binned, offline", None, binned, reason),
+            _entry("online", "binned profile, online", None, online, reason),
+        ]
     profile = load_profile(Path(settings.profile))
     cost = fit(profile)
     requests = run.requests

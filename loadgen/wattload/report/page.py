@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wattload.measure_columns import GapHistogram
 from wattload.measure_energy import RunData
-from wattload.report import plots
+from wattload.report import plots, plots_latency
 from wattload.report.answer import cards, certainty, sentences
 from wattload.report.definitions import FLAGS, definition
 from wattload.report.quantities import digits, interval, quantity
@@ -91,13 +91,13 @@ def _figures(run: RunJson, data: RunData, gaps: GapHistogram) -> list[tuple[str,
             "Share of the completed requests due in the window (of gaps, on the right) that took at "
             "most so long; "
             "the first token counts from the due time. Dashed: the limit, where one was given.",
-            plots.latencies(data, gaps, data.capture.slo),
+            plots_latency.latencies(data, gaps, data.capture.slo),
             "",
         ),
         (
             "Time to first token over the run",
             "A dot a request, at the time it was due; lines: median and 99th percentile of each stretch.",
-            plots.latency_over_time(data),
+            plots_latency.latency_over_time(data),
             "fewer than two requests completed",
         ),
         (
