@@ -27,13 +27,10 @@ def compare(prometheus: Prometheus, run: dict[str, Any], name: str) -> list[Row]
     start, end = run["window"]["start_unix"], run["window"]["end_unix"]
     over = f"[{round(end - start)}s]"
     energy = run["energy"]
-    model = run["target"]["model"]
     joules = f"sum(increase(wattserve_device_energy_joules_total{over}))"
-    split = f'sum by (bucket) (increase(wattserve_energy_joules_total{{model="{model}"}}{over}))'
     asked = f'sum(increase(wattload_planned_requests_total{{run="{name}"}}{over}))'
     rows = [
         ("joules of the devices", joules, energy["total_joules"]),
-        ("joules of the buckets", f"sum({split})", energy["total_joules"]),
         ("mean power, W", f"{joules} / {round(end - start)}", energy["mean_watts"]),
         (
             "joules per request due",
