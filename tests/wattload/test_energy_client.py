@@ -95,7 +95,7 @@ class Meter(BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     Meter.broken, Meter.calls, Meter.polls = {}, {}, 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Meter)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

@@ -16,20 +16,28 @@ from wattload.errors import BadInput, RunInvalid
 from wattload.measure import finish
 from wattload.report import build
 from wattload.report.answer import sentences
-from wattload.report.definitions import FLAGS
+from wattload.report.definitions import DEFINITIONS, FLAGS
 from wattload.report.quantities import digits, interval, quantity
+from wattload.rundir import ENERGY_SCHEMA, REQUEST_SCHEMA, SPLIT_SCHEMA
 from wattload.slo import parse_slo
 from wattmeter.faults import Fault
 
 
 def page(path: Path, **changes: Any) -> str:
-    run = Synthetic(**{"rate": 20.0, "duration": 30.0, "warmup": 5.0, **changes}).write(path)
+    run = Synthetic(**{"rate": 10.0, "duration": 20.0, "warmup": 5.0, **changes}).write(path)
     finish(run)
     return build(run).read_text()
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page with all plots there are, of a run whose model's name wants to be markup."""
+    changes = {"model": "llama-3.1-8b <script>alert(1)</script>", "device": "NVIDIA H200"}
+    return page(tmp_path_factory.mktemp("plain") / "r", **changes)
+
+
 def test_needs_nothing_from_the_network_and_is_small(tmp_path: Path) -> None:
-    text = page(tmp_path / "r", rate=300.0, slo=parse_slo("ttft=50ms"))
+    text = page(tmp_path / "r", rate=100.0, slo=parse_slo("ttft=50ms"))
     addresses = set(re.findall(r"""(?:src|href)=["']([^"'#]+)""", text))
     assert all(address.startswith("data:") for address in addresses)
     assert "<script" not in text
@@ -37,9 +45,8 @@ def test_needs_nothing_from_the_network_and_is_small(tmp_path: Path) -> None:
     assert len(text) < 2_000_000
 
 
-def test_every_plot_is_well_formed_and_no_id_is_used_twice(tmp_path: Path) -> None:
-    text = page(tmp_path / "r", model="llama-3.1-8b", device="NVIDIA H200")
-    plots = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+def test_every_plot_is_well_formed_and_no_id_is_used_twice(plain: str) -> None:
+    plots = re.findall(r"<svg.*?</svg>", plain, flags=re.DOTALL)
     assert len(plots) == 8
     ids = []
     for plot in plots:
@@ -52,7 +59,7 @@ def test_every_plot_is_well_formed_and_no_id_is_used_twice(tmp_path: Path) -> No
     assert len(ids) == len(set(ids))
 
 
-def test_says_modelled_beside_every_joule(tmp_path: Path) -> None:
+def test_says_modelled_beside_every_joule(tmp_path: Path, plain: str) -> None:
     text = page(tmp_path / "r", source="modelled")
     assert "modelled energy" in text
     assert "watts (modelled)" in text
@@ -86,10 +93,9 @@ def test_without_energy_there_is_no_joule(tmp_path: Path) -> None:
     assert not re.search(r"\d J", answer)
 
 
-def test_text_of_the_endpoint_is_escaped(tmp_path: Path) -> None:
-    text = page(tmp_path / "r", model="<script>alert(1)</script>")
-    assert "<script>alert" not in text
-    assert "&lt;script&gt;alert" in text
+def test_text_of_the_endpoint_is_escaped(plain: str) -> None:
+    assert "<script>alert" not in plain
+    assert "&lt;script&gt;alert" in plain
 
 
 def test_the_answer_is_three_sentences_with_intervals(tmp_path: Path) -> None:
@@ -148,3 +154,11 @@ def test_the_command_recomputes(tmp_path: Path) -> None:
         assert isinstance(CliRunner().invoke(app, ["report", where, *wrong]).exception, BadInput)
     # What was refused leaves no trace in the directory.
     assert CliRunner().invoke(app, ["report", where]).exit_code == 0
+
+
+def test_the_documentation_has_every_number_column_and_flag() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "run-directory.md").read_text()
+    for name, meaning in [*DEFINITIONS.items(), *FLAGS.items()]:
+        assert f"| `{name}` | {meaning} |" in text
+    for column in [*REQUEST_SCHEMA.names, *ENERGY_SCHEMA.names, *SPLIT_SCHEMA.names]:
+        assert f"`{column}`" in text
