@@ -91,11 +91,26 @@ class RunConfig(BaseModel):
         "after-answer", description="Later turns: after-answer (and think time), or trace-times."
     )
     max_length: str = Field("error", description="Requests over the model's limit: error or drop.")
-    columns: list[str] = Field(
-        default_factory=list, description="Our column=theirs of a trace file; may be repeated."
+    column_map: str | None = Field(
+        None, description="Columns called otherwise: prompt_tokens=in,output_tokens=out,seconds=ts:ms."
     )
     sort: bool = Field(
         False, description="Put a trace file's rows in order of time instead of refusing them."
+    )
+    duplicate_times: Literal["error", "keep"] | None = Field(
+        None, description="Rows of equal time: error or keep; what the format's clock demands if not given."
+    )
+    empty_requests: Literal["error", "drop"] | None = Field(
+        None, description="Rows of 0 tokens: error or drop; as the format says if not given."
+    )
+    content_salt: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Fixes what prompts say; if not given, no run repeats another's, for caches' sake.",
+    )
+    tokenizer: Text = Field(
+        "server", description="Who counts prompts of text: server (its /tokenize), or a tokenizer.json."
     )
     vocab_size: int | None = Field(None, ge=16, description="Prompts are made of ids below this.")
     api: Literal["completions", "chat"] = Field("completions", description="completions or chat.")
@@ -188,14 +203,6 @@ class RunConfig(BaseModel):
             if taken:
                 raise ValueError(f"{', '.join(sorted(taken))} is set by the schedule")
         return text
-
-    @field_validator("columns")
-    @classmethod
-    def _pairs(cls, pairs: list[str]) -> list[str]:
-        for pair in pairs:
-            if not all(pair.partition("=")[::2]):
-                raise ValueError(f"{pair!r} is not OURS=THEIRS")
-        return pairs
 
     def headers(self) -> dict[str, str]:
         """The headers of every request, the API key among them. Raises BadInput where its variable is not

@@ -54,7 +54,6 @@ class Dispatcher:
         worker: int = 0,
         end_seconds: float | None = None,
         drain_seconds: float = 300.0,
-        vocab_size: int | None = None,
         prompt: PromptMaker | None = None,
     ) -> None:
         self._schedule, self._client = schedule, client
@@ -62,7 +61,7 @@ class Dispatcher:
         self._on_record = on_record
         self._end = float("inf") if end_seconds is None else end_seconds
         self._drain_seconds = drain_seconds
-        self._prompt = prompt or _token_prompts(vocab_size)
+        self._prompt = prompt or prompt_json_bytes
         self._known = np.flatnonzero(~np.isnan(schedule.due_seconds))
         self._due: list[float] = schedule.due_seconds[self._known].tolist()
         self._rows: list[int] = self._known.tolist()
@@ -285,12 +284,6 @@ class Dispatcher:
             self._on_record(record)
             if count % 100 == 99:
                 gevent.sleep(0)
-
-
-def _token_prompts(vocab_size: int | None) -> PromptMaker:
-    if vocab_size is None:
-        return prompt_json_bytes
-    return lambda schedule, row: prompt_json_bytes(schedule, row, vocab_size)
 
 
 def _later_turns(schedule: Schedule) -> dict[int, int]:

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wattload import planning
 from wattload.assertions import check_assertions, parse_assertion
 from wattload.config import RunConfig
 from wattload.energy import Probe, SeriesPoller, probe
@@ -23,13 +24,10 @@ from wattload.errors import BadInput
 from wattload.metrics import LoadMetrics, push, serve
 from wattload.progress import Progress, make_progress
 from wattload.rundir import CAPTURE_SCHEMA, Capture, RunDir
-from wattload.runjson import ArrivalsInfo, RunJson, SloLimits, WorkloadInfo
+from wattload.runjson import ArrivalsInfo, RunJson, SloLimits, TargetInfo, WorkloadInfo
 from wattload.schedule import Schedule
-from wattload.schedule import build as build_schedule
 from wattload.slo import parse_slo
-from wattload.traces import Trace
-from wattload.traces import load as load_trace
-from wattload.traces.raw import ReadOptions
+from wattload.traces import ReadOptions, Trace, parse_column_map
 
 if TYPE_CHECKING:
     from wattload.client import ClientOptions
@@ -50,7 +48,7 @@ class Prepared:
     """All that is known before the first request: nothing after this fails for what the user asked."""
 
     config: RunConfig
-    trace: Trace
+    streams: planning.Streams
     schedule: Schedule
     probe: Probe
     limits: SloLimits | None
@@ -67,15 +65,15 @@ def prepare(config: RunConfig) -> Prepared:
     """Checks the settings and the endpoint. Raises BadInput."""
     limits = parse_slo(config.slo) if config.slo else None
     headers = config.headers()
-    trace = _load_trace(config)
+    streams = load_streams(config)
     said = probe(config.url, energy_url=config.energy, model=config.model, headers=headers)
-    schedule = plan_schedule(config, trace, said.target.max_model_len)
+    schedule = plan_schedule(config, streams, said.target)
     horizon = schedule.horizon_seconds
     if config.warmup is not None and horizon and config.warmup >= horizon:
         raise BadInput(f"--warmup {config.warmup:g}: must be shorter than the arrivals ({horizon:.4g} s)")
-    directory = RunDir.create(config.out or default_directory(trace))
+    directory = RunDir.create(config.out or default_directory(streams.first))
     name = config.name or directory.path.resolve().name
-    return Prepared(config, trace, schedule, said, limits, headers, directory, name)
+    return Prepared(config, streams, schedule, said, limits, headers, directory, name)
 
 
 def execute(config: RunConfig, *, quiet: bool = False) -> Execution:
@@ -207,38 +205,47 @@ def client_options(config: RunConfig, model: str, headers: dict[str, str]) -> Cl
     )
 
 
-def _load_trace(config: RunConfig) -> Trace:
-    columns = dict(pair.split("=", 1) for pair in config.columns)
-    return load_trace(config.trace, ReadOptions(column_map=columns, sort=config.sort))
+def load_streams(config: RunConfig) -> planning.Streams:
+    """What the settings ask to be replayed, read from its files. Raises BadInput."""
+    mapping = parse_column_map(config.column_map) if config.column_map else {}
+    options = ReadOptions(mapping, config.sort, config.duplicate_times, config.empty_requests)
+    return planning.load_streams(config.trace, tag=config.tag, tenants=config.tenant, options=options)
 
 
-def plan_schedule(config: RunConfig, trace: Trace, max_model_len: int | None) -> Schedule:
-    """The schedule that the settings ask for.
+def plan_schedule(config: RunConfig, streams: planning.Streams, target: TargetInfo) -> Schedule:
+    """The schedule that the settings ask for, its prompts of text where the endpoint's API needs that.
 
     Raises BadInput naming the flag, or the trace's file and line.
     """
-    if config.api == "chat" and trace.texts is None:
-        raise BadInput(
-            f"--api chat: {trace.name} has lengths and no text; --api completions takes token ids instead"
-        )
-    return build_schedule(
-        trace,
-        config.arrivals,
+    schedule = planning.plan(
+        streams,
+        arrivals=config.arrivals,
         rate=config.rate,
         duration=config.duration,
         requests=config.requests,
         seed=config.seed,
-        max_model_len=max_model_len,
+        max_model_len=target.max_model_len,
         max_length=config.max_length,
         repeat=config.repeat,
         prefix_share=config.prefix_share,
         sessions=config.sessions,
-        tag=config.tag,
+    )
+    if not planning.needs_text(schedule, config.api):
+        return schedule
+    return planning.with_text(
+        schedule,
+        api=config.api,
+        tokenizer=config.tokenizer,
+        url=config.url,
+        model=target.model or "",
+        headers=config.headers(),
+        max_model_len=target.max_model_len,
     )
 
 
 def _capture(prepared: Prepared) -> Capture:
-    config, trace, schedule, said = prepared.config, prepared.trace, prepared.schedule, prepared.probe
+    config, schedule, said = prepared.config, prepared.schedule, prepared.probe
+    traces = prepared.streams.traces
     return Capture(
         schema=CAPTURE_SCHEMA,
         name=prepared.name,
@@ -247,13 +254,13 @@ def _capture(prepared: Prepared) -> Capture:
         warmup_seconds=config.warmup,
         target=said.target,
         workload=WorkloadInfo(
-            trace=trace.name,
-            sha256=trace.sha256 or None,
-            rows=len(trace),
+            trace=" + ".join(trace.name for trace in traces),
+            sha256=(traces[0].sha256 or None) if len(traces) == 1 else None,
+            rows=sum(len(trace) for trace in traces),
             arrivals=ArrivalsInfo(process=config.arrivals, rate_rps=schedule.rate_rps),
             seed=config.seed,
             schedule_sha256=_sha256(prepared.directory.schedule_path),
-            citation=trace.citation or None,
+            citation="; ".join(dict.fromkeys(t.citation for t in traces if t.citation)) or None,
         ),
         slo=prepared.limits,
         versions=versions(said),

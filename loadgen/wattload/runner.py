@@ -24,6 +24,7 @@ from wattload.dispatch import Dispatcher
 from wattload.load_user import replay_user, report_to_locust
 from wattload.metrics import LoadMetrics
 from wattload.progress import Progress, Snapshot
+from wattload.prompts import prompt_maker, salt_of
 from wattload.record import RequestRecord
 from wattload.rundir import RequestWriter, RunDir
 from wattload.schedule import Schedule
@@ -151,6 +152,7 @@ def make_dispatcher(
     worker: int = 0,
 ) -> Dispatcher:
     """The dispatcher of a share of a run."""
+    salt = salt_of(run_id) if config.content_salt is None else config.content_salt
     waiting = bool((schedule.turn > 0).any()) or schedule.closed_concurrency > 0
     return Dispatcher(
         schedule,
@@ -160,7 +162,7 @@ def make_dispatcher(
         worker=worker,
         end_seconds=schedule.horizon_seconds if waiting and schedule.horizon_seconds > 0 else None,
         drain_seconds=config.drain,
-        vocab_size=config.vocab_size,
+        prompt=prompt_maker(schedule, api=config.api, vocab_size=config.vocab_size, salt=salt),
     )
 
 

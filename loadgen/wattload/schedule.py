@@ -159,15 +159,13 @@ def build(
     prefix_share: float = 0.0,
     sessions: str = "after-answer",
     tag: str | None = None,
-    content_salt: int = 0,
 ) -> Schedule:
     """What is sent and when: the trace's requests in its order at the times of the arrival process.
 
     `rate`: mean requests a second, or "3x" for three times the trace's own times. `max_length`: "error" or
     "drop" for requests over `max_model_len` tokens. `sessions`: "after-answer" (a later turn is due its think
     time after the answer before) or "trace-times" (every turn at its own time, whatever the server did).
-    `tag` names all requests. `content_salt` changes what prompts say and nothing else, so that a second run
-    finds nothing of the first in a prefix cache. Raises BadInput naming the flag, or the trace's file and
+    `tag` names all requests. Raises BadInput naming the flag, or the trace's file and
     line.
     """
     process = processes.parse(arrivals) if isinstance(arrivals, str) else arrivals
@@ -195,7 +193,7 @@ def build(
         taken,
         nominal,
         concurrency=process.concurrency,
-        base=content_base(seed, content_salt),
+        base=content_base(seed),
         prefix_share=prefix_share,
         sessions=sessions,
         tag=tag,
@@ -204,9 +202,9 @@ def build(
     )
 
 
-def content_base(seed: int, salt: int = 0) -> int:
+def content_base(seed: int) -> int:
     """What all content of a run is made from, below 2^63."""
-    return int(mixed(seed & 0x7FFFFFFFFFFFFFFF, salt)[0] >> np.uint64(1))
+    return int(mixed(seed & 0x7FFFFFFFFFFFFFFF)[0] >> np.uint64(1))
 
 
 def _horizon(nominal: npt.NDArray[np.float64], demand: Demand, limit: int | None) -> float:

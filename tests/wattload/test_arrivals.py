@@ -222,3 +222,8 @@ def test_specifications_survive_a_round_trip() -> None:
         assert arrivals.parse(text).text == text
         assert arrivals.parse(arrivals.parse(text).text) == arrivals.parse(text)
     assert set(workloads.NAMES) == {"conv", "code"}
+
+
+@pytest.mark.parametrize("text", ["constant", "poisson", "gamma:cv=2"])
+def test_a_file_without_duration_is_sent_whole(text: str) -> None:
+    assert len(schedule.build(plain([0, 1, 2, 3]), text, rate=5)) == 4

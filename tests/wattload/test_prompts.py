@@ -129,6 +129,19 @@ def test_a_shard_in_another_process_makes_the_same_prompts() -> None:
     assert out.split()[0] == hashlib.sha256(b"".join(mine)).hexdigest()
 
 
+def test_a_salt_changes_every_prompt_and_nothing_that_is_shared() -> None:
+    for made in (
+        planned([100, 300], [1, 1]),
+        planned([40, 48], blocks=[[1, 2, 3], [1, 2, 9]]),
+        planned([60, 60], prefix_share=0.5),
+    ):
+        plain, salted = ([prompts.prompt_token_ids(made, i, salt=salt) for i in (0, 1)] for salt in (0, 77))
+        assert common(*plain) == common(*salted) > 0
+        assert [common(a, b) < 3 for a, b in zip(plain, salted, strict=True)] == [True, True]
+    assert prompts.salt_of("a") != prompts.salt_of("b")
+    assert 0 <= prompts.salt_of("a") < 2**63
+
+
 def test_a_vocabulary_that_is_none() -> None:
     with pytest.raises(ValueError, match="vocab_size"):
         prompts.safe_ids(8)

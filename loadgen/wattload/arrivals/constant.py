@@ -17,7 +17,7 @@ class Constant:
     text: str = "constant"
 
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
-        return np.arange(demand.count("constant"), dtype=np.float64) / demand.rate("constant")
+        return np.arange(demand.count("constant", rows.limit), dtype=np.float64) / demand.rate("constant")
 
 
 def parse(parameters: Parameters) -> Constant:

@@ -27,13 +27,15 @@ class Demand:
     duration_seconds: float | None = None
     requests: int | None = None
 
-    def count(self, process: str) -> int:
-        """How many requests a process of constant mean rate plans: `requests`, else rate x duration,
-        rounded.
+    def count(self, process: str, limit: int | None = None) -> int:
+        """How many requests a process of constant mean rate plans: `requests`, else rate x duration, rounded,
+        else all that the trace holds (`limit`).
         """
         if self.requests is not None:
             return self.requests
         if self.duration_seconds is None:
+            if limit is not None:
+                return limit
             raise BadInput(f"--arrivals {process} needs --duration or --requests")
         return max(1, round(self.rate(process) * self.duration_seconds))
 

@@ -25,14 +25,11 @@ class Gamma:
 
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
         rate = demand.rate(self.text)
-        if demand.requests is not None:
-            due = np.cumsum(self.gaps(demand.requests, rng)) / rate
-            return due if demand.duration_seconds is None else due[due < demand.duration_seconds]
         end = demand.duration_seconds
-        if end is None:
-            demand.count(self.text)  # says what is missing
-            raise AssertionError
-        return unit_times(end * rate, self.cv, rng) / rate
+        if demand.requests is None and end is not None:
+            return unit_times(end * rate, self.cv, rng) / rate
+        due = np.cumsum(self.gaps(demand.count(self.text, rows.limit), rng)) / rate
+        return due if end is None else due[due < end]
 
     def gaps(self, count: int, rng: np.random.Generator) -> F64:
         """`count` gaps of mean 1."""
