@@ -30,6 +30,8 @@ def quantity(value: float | None, unit: str, *, modelled: bool = False) -> str:
     """
     if value is None or not math.isfinite(value):
         return "–"
+    if unit == "J" and 0 < abs(value) < 1e-6:
+        return "under 1 µJ"  # what rounding leaves of a sum
     factor, prefix = _prefix(value, unit)
     text = f"{digits(value / factor)} {prefix}{unit}".rstrip()
     return f"{text} modelled" if modelled and unit[:1] in ("J", "W") else text
