@@ -138,7 +138,7 @@ def main(folder: Path) -> None:
     print("the same with the board's limit as ceiling:", prediction_error(rates, [whole], limited))
     fitted = fit_on(rates, [whole])
     print("tenants, fitted on rates:", prediction_error(tenants_data, tenants_data.windows, fitted))
-    print("power ceiling found in rates:", fitted.power_cap_watts, "W above idle")
+    print(f"power ceiling found in rates: {fitted.power_cap_watts:.0f} W above idle")
     halves = [
         (Window(w.name, (), w.start_seconds, w.start_seconds + w.seconds / 2), w) for w in rates.windows
     ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from wattmeter.attribution import entry_joules
-from wattmeter.recording import between, concatenate
+from wattmeter.recording import concatenate
 from wattmeter.replay import EngineLimits, jobs_of, limits_of
 from wattmeter.shapley import group_joules
 from wattmeter.stepmodel import F64, StepEnergyModel, sum_by
@@ -41,18 +42,19 @@ def group_factors(
     concurrency = len(steps.step) * model.fixed_seconds / max(seconds, 1e-9)
     prefill, decode = entry_joules(steps, model, groups=groups, concurrency=concurrency)
     entry, count = prefill + decode, len(steps)
-    step_total = sum_by(steps.step, entry, count)
-    of_entry = np.asarray(groups)[steps.request]
+    of_entry = np.asarray(groups, dtype=np.int64)[steps.request]
+    part = sum_by(steps.step.astype(np.int64) * number + of_entry, entry, count * number)
+    part = part.reshape(count, number)  # joules of each group in each step by the closed form
+    step_total = part.sum(axis=1)
     goal = np.zeros(number)
     goal[: len(value)] = value
-    goal = np.maximum(goal, LEAST_FACTOR * sum_by(of_entry, entry, number))
-    goal *= float(np.sum(entry)) / max(float(np.sum(goal)), 1e-12)
+    goal = np.maximum(goal, LEAST_FACTOR * part.sum(axis=0))
+    goal *= float(np.sum(part)) / max(float(np.sum(goal)), 1e-12)
     factors = np.ones(number)
     for _ in range(30):  # each step keeps its sum, so the factors meet the goal only by and by
-        weighted = entry * factors[of_entry]
-        step_weighted = sum_by(steps.step, weighted, count)
-        ratio = np.divide(step_total, step_weighted, out=np.ones(count), where=step_weighted > 0)
-        reached = sum_by(of_entry, weighted * ratio[steps.step], number)
+        weighted = part @ factors
+        ratio = np.divide(step_total, weighted, out=np.ones(count), where=weighted > 0)
+        reached = factors * (ratio @ part)
         change = np.divide(goal, reached, out=np.ones(number), where=reached > 0)
         factors = np.clip(factors * change, LEAST_FACTOR, 1.0 / LEAST_FACTOR)
         if np.all(np.abs(change - 1.0) < 1e-4):
@@ -63,16 +65,19 @@ def group_factors(
 class GroupShares:
     """Keeps the factors up to date over the last HORIZON_SECONDS of steps, for a server's own books.
 
-    Beyond MAX_GROUPS groups in the horizon the closed form is used as it is (factors of 1): the replay of all
+    Less than that where a busy server's records exceed MAX_ENTRIES (request, step) entries. Beyond
+    MAX_GROUPS groups in the horizon the closed form is used as it is (factors of 1): the replay of all
     coalitions would take too long. Not thread-safe.
     """
 
     HORIZON_SECONDS = 60.0
     REFRESH_SECONDS = 5.0
     MAX_GROUPS = 5
+    MAX_ENTRIES = 200_000
 
     def __init__(self) -> None:
-        self._batches: list[StepBatch] = []
+        self._batches: deque[StepBatch] = deque()
+        self._entries = 0
         self._factors: dict[str, float] = {}
         self._refreshed_ns: int | None = None
 
@@ -80,6 +85,9 @@ class GroupShares:
         """The steps of a settled piece, those only that end inside it; call in the order of time."""
         if len(steps):
             self._batches.append(steps)
+            self._entries += len(steps.step)
+        while len(self._batches) > 1 and self._entries > self.MAX_ENTRIES:
+            self._entries -= len(self._batches.popleft().step)
 
     def factors(
         self,
@@ -93,12 +101,17 @@ class GroupShares:
         `group_of` names the group of a request, `started_of` gives its arrival in monotonic seconds, or None.
         """
         due = self._refreshed_ns is None or now_ns - self._refreshed_ns >= self.REFRESH_SECONDS * 1e9
-        if not due or not self._batches or model.fixed_seconds <= 0.0:
+        if not due or model.fixed_seconds <= 0.0:
             return self._factors
         self._refreshed_ns = now_ns
         oldest = now_ns - round(self.HORIZON_SECONDS * 1e9)
-        steps = between(concatenate(self._batches), oldest, now_ns + 1)
-        self._batches = [steps] if len(steps) else []
+        while self._batches and int(self._batches[0].end_ns[-1]) <= oldest:
+            self._entries -= len(self._batches.popleft().step)
+        seen = {group_of(name) for batch in self._batches for name in batch.request_ids}
+        if len(seen) < 2:  # most servers, most of the time: nothing to divide between groups
+            self._factors = {}
+            return self._factors
+        steps = concatenate(self._batches)
         numbers: dict[str, int] = {}
         present = set(np.unique(steps.request).tolist())
         groups = np.array(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Recording:
         return round((unix_seconds - self.unix_minus_monotonic_seconds) * 1e9)
 
 
-def concatenate(batches: Sequence[StepBatch]) -> StepBatch:
+def concatenate(batches: Iterable[StepBatch]) -> StepBatch:
     """One batch of all the steps, in the order given; request ids that occur in several become one."""
     numbers: dict[str, int] = {}
     columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*STEP_COLUMNS, *ENTRY_COLUMNS)}
