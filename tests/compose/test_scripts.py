@@ -1,4 +1,4 @@
-"""The scripts inside the images: who tells Prometheus, who is healthy, what is said when vLLM cannot start."""
+"""The scripts inside the images: who tells Prometheus, who is healthy, what is said if vLLM cannot start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python tests/dashboards/pictures.py DIR`: real load tests, then a picture of each dashboard, and the agreement.
+"""`python tests/dashboards/pictures.py DIR`: load tests, a picture of each dashboard, the agreement.
 
 Writes DIR/<dashboard>.png and DIR/agreement.md. Takes about eight minutes; needs Prometheus.
 """

@@ -1,4 +1,4 @@
-"""promtool's own checks, and the rules against exact history; a rule changed on purpose must fail its test."""
+"""promtool's own checks, and the rules against exact history; a rule changed on purpose must fail it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.services
+RULES, ALERTS = "rules/energy.yml", "alerts/wattload.yml"
 CONFIG = Path(__file__).resolve().parents[2] / "dashboards" / "prometheus"
 
 
@@ -40,14 +41,14 @@ def test_rules_against_exact_history(name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("rules/energy.yml", "model:energy_watts:rate1m / (model:req", "model:requests_per_second:rate1m / (model:req"),
-        ("rules/energy.yml", "(model:requests_per_second:rate1m > 0)", "model:requests_per_second:rate1m"),
-        ("alerts/wattload.yml", "wattserve_meter_sample_age_seconds > 5", "wattserve_meter_sample_age_seconds > 500"),
-        ("alerts/wattload.yml", "wattserve_meter_faults_total offset 5m", "wattserve_meter_faults_total offset 1m"),
-        ("alerts/wattload.yml", "for: 30m", "for: 3m"),
-        ("alerts/wattload.yml", "unless on (instance, model)", "and on (instance, model)"),
-        ("alerts/wattload.yml", "send_lag_p99_seconds:rate1m > 0.02", "send_lag_p99_seconds:rate1m > 0.2"),
-        ("alerts/wattload.yml", "14.4 * 0.01", "14.4 * 0.1"),
+        (RULES, "model:energy_watts:rate1m / (model:req", "model:requests_per_second:rate1m / (model:req"),
+        (RULES, "(model:requests_per_second:rate1m > 0)", "model:requests_per_second:rate1m"),
+        (ALERTS, "wattserve_meter_sample_age_seconds > 5", "wattserve_meter_sample_age_seconds > 500"),
+        (ALERTS, "wattserve_meter_faults_total offset 5m", "wattserve_meter_faults_total offset 1m"),
+        (ALERTS, "for: 30m", "for: 3m"),
+        (ALERTS, "unless on (instance, model)", "and on (instance, model)"),
+        (ALERTS, "send_lag_p99_seconds:rate1m > 0.02", "send_lag_p99_seconds:rate1m > 0.2"),
+        (ALERTS, "14.4 * 0.01", "14.4 * 0.1"),
     ],
 )  # fmt: skip
 def test_a_planted_mistake_fails_the_history(tmp_path: Path, file: str, old: str, new: str) -> None:

@@ -95,7 +95,7 @@ def _panel(
     )
     kind = panel["type"]
     legend = min(0.5 * (height / row), 0.5 + 0.42 * max(1, len(lines))) if kind == "timeseries" else 0.2
-    indent = {"timeseries": 0.052, "bargauge": 0.075, "state-timeline": 0.13}.get(kind, 0.004)
+    indent = {"timeseries": 0.06, "bargauge": 0.075, "state-timeline": 0.13}.get(kind, 0.004)
     inner = (
         left + indent,
         bottom + (legend + (0.6 if kind in {"timeseries", "state-timeline"} else 0)) * row,

@@ -70,6 +70,10 @@ def _axis(axes: Axes, unit: str, regions: Sequence[Region]) -> None:
 
 def timeseries(axes: Axes, panel: dict[str, Any], lines: Sequence[Line], regions: Sequence[Region]) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
+    if not lines:
+        axes.axis("off")
+        axes.text(0.5, 0.5, "no data", ha="center", va="center", color=FAINT, transform=axes.transAxes)
+        return
     _axis(axes, unit, regions)
     stacked = "stacking" in panel["fieldConfig"]["defaults"].get("custom", {})
     floor: list[float] = []

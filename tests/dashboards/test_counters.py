@@ -1,0 +1,39 @@
+"""What Prometheus is given as a counter never falls: a fall is taken for a restart, and the whole counter added again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+from wattmeter.account import Account
+from wattserve.metrics import AccountCollector
+
+
+class _Books:
+    """Snapshots with the totals given."""
+
+    def __init__(self) -> None:
+        self.unattributed = 0.0
+
+    def snapshot(self, *, take_settled: bool = False) -> Any:
+        buckets = {"idle": 100.0, "unattributed": self.unattributed}
+        return SimpleNamespace(
+            model_name="m",
+            devices=(),
+            faults={},
+            bucket_joules=buckets,
+            settled_requests=(),
+            active_requests=0,
+        )
+
+
+def test_a_bucket_that_wavers_stays_a_counter() -> None:
+    books, registry = _Books(), CollectorRegistry()
+    AccountCollector(cast(Account, books), info={}, registry=registry)
+    seen = []
+    for total in (0.0, 5.0, 4.9, 5.2, 3.0, 6.0):
+        books.unattributed = total
+        labels = {"bucket": "unattributed", "model": "m"}
+        seen.append(registry.get_sample_value("wattserve_energy_joules_total", labels))
+    assert seen == [0.0, 5.0, 5.0, 5.2, 5.2, 6.0]
