@@ -33,8 +33,8 @@ _TOKEN = StreamEvent(token=True)
 def is_plain_token(payload: bytes) -> bool:
     """True only for an event that carries a token and nothing else of interest, without reading it as JSON.
 
-    These byte sequences cannot occur inside a JSON string, where quotes are escaped, so a True is certain;
-    a False only means that `read_event` must look.
+    These byte sequences cannot occur inside a JSON string, where quotes are escaped, so they are structure.
+    False only means that `read_event` must look.
     """
     return (
         b'"finish_reason":null' in payload

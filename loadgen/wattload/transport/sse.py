@@ -58,7 +58,9 @@ class SseParser:
         return self._feed_lines(data)
 
     def _feed_lines(self, data: bytes) -> list[bytes]:
-        if self._after_cr and data:
+        if not data:
+            return []
+        if self._after_cr:
             # The carriage return that ended the last call's line may have been the first half of an end of
             # line.
             self._after_cr = False
