@@ -1,0 +1,1 @@
+"""OpenAI's completions and chat API in front of the virtual GPU."""

@@ -1,0 +1,265 @@
+"""One request's answer on its way out: tokens from the engine to events of a stream, or to one JSON body."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+from wattserve.middleware import Message, Send
+from wattserve.openai.protocol import Job
+from wattserve.openai.tokenizer import Answers
+from wattserve.virtual_gpu.scheduler import Sequence
+
+_MASK = Answers.LENGTH - 1
+assert Answers.LENGTH & _MASK == 0, "the length is a power of two"
+_SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+_DONE = b"data: [DONE]\n\n"
+
+
+@types.coroutine
+def _resume(coroutine: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was run by hand until it had to wait for `waiting`."""
+    while True:
+        yield waiting
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration:
+            return
+
+
+class Writer:
+    """Sends a response from the engine's callback, without waking a task for each part.
+
+    An ASGI `send` finishes at once unless the client reads too slowly; then a task takes over and what comes
+    meanwhile is joined and sent as one part, as vLLM merges tokens for a slow reader.
+    """
+
+    __slots__ = ("_backlog", "_send", "_task")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._backlog: list[Message] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def write(self, body: bytes, more: bool = True) -> None:
+        self.put({"type": "http.response.body", "body": body, "more_body": more})
+
+    def put(self, message: Message) -> None:
+        if self._task is not None:
+            self._backlog.append(message)
+            return
+        coroutine: Any = self._send(message)
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration:
+            return
+        self._task = asyncio.get_running_loop().create_task(self._finish(coroutine, waiting))
+
+    async def _finish(self, coroutine: Coroutine[Any, Any, None], waiting: Any) -> None:
+        await _resume(coroutine, waiting)
+        while self._backlog:
+            messages, self._backlog = self._backlog, []
+            if messages[0]["type"] == "http.response.start":
+                await self._send(messages.pop(0))
+            if messages:
+                body = b"".join(message["body"] for message in messages)
+                await self._send({**messages[-1], "body": body})
+        self._task = None
+
+
+class Choice:
+    """One of a request's answers: a sequence in the engine, and where its tokens are found."""
+
+    __slots__ = (
+        "answer",
+        "finish_reason",
+        "head",
+        "index",
+        "output_tokens",
+        "sequence",
+        "start",
+        "text_tokens",
+    )
+
+    def __init__(self, answer: Answer, index: int, start: int, output_tokens: int, reason: str) -> None:
+        self.answer = answer
+        self.index = index
+        self.start = start
+        self.output_tokens = output_tokens
+        self.text_tokens = output_tokens  # fewer where a stop string cuts the last ones off
+        self.finish_reason = reason
+        self.sequence: Sequence
+        self.head = b""
+
+    def output_id(self, position: int) -> int:
+        return self.answer.words.ids[(self.start + position) & _MASK]
+
+    def deliver_fast(self, seq: Sequence) -> None:
+        """A token of a plain stream: three pieces of bytes, nothing computed."""
+        if seq.generated < self.output_tokens:
+            answer = self.answer
+            if seq.generated == 1:
+                answer.first_token(seq)
+            piece = answer.words.piece_bytes[(self.start + seq.generated - 1) & _MASK]
+            answer.writer.write(self.head + piece + answer.foot)
+        else:
+            self.deliver(seq)
+
+    def deliver(self, seq: Sequence) -> None:
+        """A token of any answer."""
+        if seq.generated == 1:
+            self.answer.first_token(seq)
+        self.answer.token(self, seq)
+
+
+class Answer:
+    """A whole answer: its choices, and what is sent when. `on_end(answer)` is called after the last token."""
+
+    def __init__(
+        self,
+        job: Job,
+        request_id: str,
+        model: str,
+        words: Answers,
+        send: Send,
+        *,
+        on_first_token: Callable[[Sequence], None],
+        on_end: Callable[[Answer], None],
+    ) -> None:
+        chat = job.kind == "chat"
+        self.job = job
+        self.words = words
+        self.writer = Writer(send)
+        self.choices: list[Choice] = []
+        self.ended = False
+        self.arrival_ns = time.monotonic_ns()
+        self.first_token = on_first_token
+        self._on_end = on_end
+        self._chat = chat
+        self._stream = job.parameters.stream
+        self._open = 0
+        self._fields = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{request_id}",
+            "object": ("chat.completion" + (".chunk" if self._stream else "")) if chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self.foot = (
+            b'"},"logprobs":null,"finish_reason":null}]}\n\n'
+            if chat
+            else b'","logprobs":null,"finish_reason":null}]}\n\n'
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """True where every chunk but the last is the same but for its text."""
+        return self._stream and not (self.job.continuous_usage or self.job.parameters.return_token_ids)
+
+    def add(self, choice: Choice) -> None:
+        """One more choice, before the answer begins."""
+        self.choices.append(choice)
+        self._open += 1
+        if self.is_plain:
+            fields = json.dumps(self._fields, separators=(",", ":"))[:-1]
+            text = '"delta":{"content":"' if self._chat else '"text":"'
+            choice.head = f'data: {fields},"choices":[{{"index":{choice.index},{text}'.encode()
+
+    def begin(self) -> None:
+        """The start of a stream; a JSON answer starts when it is complete."""
+        if not self._stream:
+            return
+        self.writer.put({"type": "http.response.start", "status": 200, "headers": list(_SSE_HEADERS)})
+        if self._chat:
+            for choice in self.choices:
+                self.writer.write(self._event(choice, "", None, (), role=True))
+
+    def token(self, choice: Choice, seq: Sequence) -> None:
+        """A token was sampled for `choice`."""
+        last = seq.generated == choice.output_tokens
+        if last:
+            self._open -= 1
+        if self._stream:
+            position = choice.start + seq.generated - 1
+            text = self.words.pieces[position & _MASK] if seq.generated <= choice.text_tokens else ""
+            ids = (self.words.ids[position & _MASK],)
+            event = self._event(choice, text, choice.finish_reason if last else None, ids)
+            if self._open:
+                self.writer.write(event)
+            else:
+                self._end(event + self._last_events())
+        elif not self._open:
+            self._end_json()
+
+    def usage(self) -> dict[str, Any]:
+        job = self.job
+        first_of_prompt = self.choices[:: job.parameters.n]
+        prompt = sum(choice.sequence.prompt_tokens for choice in first_of_prompt)
+        output = sum(choice.sequence.generated for choice in self.choices)
+        return {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + output,
+            "completion_tokens": output,
+            "prompt_tokens_details": {
+                "cached_tokens": sum(c.sequence.cached_tokens for c in first_of_prompt)
+            },
+        }
+
+    def _event(
+        self, choice: Choice, text: str, reason: str | None, ids: tuple[int, ...], *, role: bool = False
+    ) -> bytes:
+        entry: dict[str, Any] = {"index": choice.index}
+        if self._chat:
+            delta = {"role": "assistant", "content": ""} if role else {"content": text}
+            entry["delta"] = delta
+        else:
+            entry["text"] = text
+        entry |= {"logprobs": None, "finish_reason": reason}
+        content = {**self._fields, "choices": [entry]}
+        if self.job.parameters.return_token_ids and not role:
+            entry["token_ids"] = list(ids)
+            if choice.sequence.generated == 1:
+                if self._chat:
+                    content["prompt_token_ids"] = choice.sequence.prompt_ids
+                else:
+                    entry["prompt_token_ids"] = choice.sequence.prompt_ids
+        if self.job.continuous_usage:
+            content["usage"] = self.usage()
+        return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+
+    def _last_events(self) -> bytes:
+        if not self.job.include_usage:
+            return _DONE
+        content = {**self._fields, "choices": [], "usage": self.usage()}
+        return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n" + _DONE
+
+    def _end_json(self) -> None:
+        entries = []
+        for choice in self.choices:
+            text = self.words.text(choice.start, choice.text_tokens)
+            entry: dict[str, Any] = {"index": choice.index}
+            if self._chat:
+                entry["message"] = {"role": "assistant", "content": text}
+            else:
+                entry["text"] = text
+            entry |= {"logprobs": None, "finish_reason": choice.finish_reason}
+            if self.job.parameters.return_token_ids:
+                entry["token_ids"] = self.words.token_ids(choice.start, choice.output_tokens)
+                if not self._chat:
+                    entry["prompt_token_ids"] = choice.sequence.prompt_ids
+            entries.append(entry)
+        content = {**self._fields, "choices": entries, "usage": self.usage()}
+        if self._chat and self.job.parameters.return_token_ids:
+            content["prompt_token_ids"] = self.choices[0].sequence.prompt_ids
+        body = json.dumps(content, separators=(",", ":")).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        self.writer.put({"type": "http.response.start", "status": 200, "headers": headers})
+        self._end(body)
+
+    def _end(self, body: bytes) -> None:
+        self.ended = True
+        self._on_end(self)
+        self.writer.write(body, more=False)

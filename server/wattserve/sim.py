@@ -1,0 +1,243 @@
+"""`wattserve sim`: the OpenAI API, the virtual GPU, its modelled meter and the account, put together."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Route
+from wattmeter.account import Account
+from wattmeter.faults import Fault
+from wattmeter.meters.virtual import VirtualMeter
+
+from wattserve.energy_routes import EnergyRoutes, add_energy_routes
+from wattserve.metrics import AccountCollector
+from wattserve.middleware import ASGIApp, EnergyMiddleware
+from wattserve.openai.endpoints import GenerateEndpoint, Model
+from wattserve.openai.errors import ApiError
+from wattserve.openai.protocol import chat_text
+from wattserve.openai.tokenizer import Tokenizer
+from wattserve.virtual_gpu.engine import Engine
+from wattserve.virtual_gpu.engine_metrics import EngineMetrics
+from wattserve.virtual_gpu.lateness import DEFAULT_TOLERANCE_SECONDS, LatenessLog
+from wattserve.virtual_gpu.modelled_energy import ModelledEnergy
+from wattserve.virtual_gpu.profile import Profile
+from wattserve.virtual_gpu.scheduler import Limits
+
+
+def package_version() -> str:
+    try:
+        return version("wattload")
+    except PackageNotFoundError:  # running from a source tree that was not installed
+        return "0+unknown"
+
+
+class Simulator:
+    """Everything of one `wattserve sim`. `app` is the ASGI application to serve; it starts the rest.
+
+    `late_tolerance_seconds`: a step whose tokens leave later than this after its planned end counts as late.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        limits: Limits | None = None,
+        model_name: str | None = None,
+        seed: int = 0,
+        late_tolerance_seconds: float = DEFAULT_TOLERANCE_SECONDS,
+    ) -> None:
+        self.profile = profile
+        self.limits = limits or profile.limits
+        name = model_name or profile.model
+        self.model = Model(
+            name, Tokenizer(profile.vocab_size), max_model_len=self.limits.max_model_len, seed=seed
+        )
+        self.energy = ModelledEnergy(profile.idle_watts, time.monotonic_ns())
+        self.meter = VirtualMeter(
+            self.energy.joules_at,
+            device_id="virtual-0",
+            name=f"{profile.device_name} (modelled)",
+            power_limit_watts=profile.power_limit_watts,
+        )
+        self.account = Account(
+            self.meter, model=name, step_model=profile.step_model, idle_watts=profile.idle_watts
+        )
+        self.registry = CollectorRegistry()
+        self.engine_name = f"wattserve-sim {package_version()}"
+        self.engine_metrics = EngineMetrics(name, self.registry)
+        self.lateness = LatenessLog(tolerance_seconds=late_tolerance_seconds)
+        self.engine = Engine(
+            profile,
+            self.limits,
+            load=self.energy,
+            on_steps=self.account.add_steps,
+            lateness=self.lateness,
+            on_late=self.engine_metrics.late,
+        )
+        self.engine_metrics.watch(self.engine)
+        AccountCollector(
+            self.account,
+            registry=self.registry,
+            info={
+                "engine": "wattserve-sim",
+                "version": package_version(),
+                "model": name,
+                "profile": profile.name,
+                "source": self.meter.source,
+            },
+        )
+        self.api = self._api()
+        self.app: ASGIApp = EnergyMiddleware(self.api, self.account)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        self.engine.start()
+        self.account.start()
+        yield
+        self.engine.stop()
+        self.account.stop()
+        self.meter.close()
+
+    def _window_extra(self, start_unix: float, end_unix: float) -> tuple[Iterable[Fault], dict[str, Any]]:
+        """Flags and figures of how well the simulation kept its plan in a window."""
+        offset = time.time() - time.monotonic()
+        low, high = (round(max(-1e18, min(1e18, (unix - offset) * 1e9))) for unix in (start_unix, end_unix))
+        lateness = self.lateness.window(low, high)
+        flags = (Fault.LATE_SIMULATION,) if lateness.too_late else ()
+        return flags, {"simulation": {"profile": self.profile.name, **lateness.as_json()}}
+
+    def _api(self) -> FastAPI:
+        api = FastAPI(
+            title="wattserve sim",
+            summary="OpenAI-compatible server on a virtual GPU with a modelled meter",
+            version=package_version(),
+            lifespan=self._lifespan,
+        )
+        metrics = self.engine_metrics
+        for kind, path in (("completion", "/v1/completions"), ("chat", "/v1/chat/completions")):
+            endpoint = GenerateEndpoint(
+                "completion" if kind == "completion" else "chat",
+                self.engine,
+                self.model,
+                on_first_token=metrics.first_token,
+                on_end=metrics.ended,
+                on_abort=metrics.aborted,
+            )
+            api.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        add_energy_routes(
+            api,
+            EnergyRoutes(
+                self.account,
+                engine=self.engine_name,
+                model_name=self.model.name,
+                max_model_len=self.limits.max_model_len,
+                extra=self._window_extra,
+            ),
+        )
+        _add_plain_routes(api, self)
+        _add_error_handlers(api)
+        return api
+
+
+def _add_plain_routes(api: FastAPI, simulator: Simulator) -> None:
+    model = simulator.model
+    entry = {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "wattserve",
+        "root": model.name,
+        "parent": None,
+        "max_model_len": model.max_model_len,
+        "vocab_size": model.tokenizer.vocab_size,
+    }
+
+    @api.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [entry]}
+
+    @api.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != model.name:
+            raise ApiError(f"The model `{name}` does not exist.", status=404, param="model")
+        return entry
+
+    @api.get("/health")
+    async def health() -> Response:
+        return Response(status_code=200)
+
+    @api.get("/ping")
+    async def ping() -> Response:
+        return Response(status_code=200)
+
+    @api.get("/version")
+    async def version_() -> dict[str, str]:
+        return {"version": package_version(), "engine": simulator.engine_name}
+
+    @api.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(simulator.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @api.get("/profile")
+    async def profile() -> dict[str, Any]:
+        """What the virtual GPU is: its profile, with the errors of the fit."""
+        return simulator.profile.as_json()
+
+    @api.post("/tokenize")
+    async def tokenize(request: Request) -> dict[str, Any]:
+        body = await _json_object(request)
+        text = chat_text(body["messages"]) if "messages" in body else body.get("prompt")
+        if not isinstance(text, str):
+            raise ApiError("prompt must be a text.", param="prompt")
+        ids = model.tokenizer.encode(text)
+        return {"count": len(ids), "max_model_len": model.max_model_len, "tokens": ids}
+
+    @api.post("/detokenize")
+    async def detokenize(request: Request) -> dict[str, str]:
+        tokens = (await _json_object(request)).get("tokens")
+        if not isinstance(tokens, list) or not all(
+            isinstance(t, int) and 0 <= t < model.tokenizer.vocab_size for t in tokens
+        ):
+            raise ApiError("tokens must be a list of token ids.", param="tokens")
+        return {"prompt": model.tokenizer.decode(tokens)}
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except ValueError:
+        raise ApiError("The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise ApiError("The body must be a JSON object.")
+    return body
+
+
+def _add_error_handlers(api: FastAPI) -> None:
+    def answer(error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body(), status_code=error.status)
+
+    @api.exception_handler(ApiError)
+    async def api_error(_request: Request, error: ApiError) -> JSONResponse:
+        return answer(error)
+
+    @api.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path}: {error.detail}."
+        response = answer(ApiError(message, status=error.status_code))
+        response.headers.update(error.headers or {})
+        return response
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return answer(ApiError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}."))

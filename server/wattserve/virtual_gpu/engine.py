@@ -1,0 +1,148 @@
+"""The virtual GPU's engine: runs step after step in real time on the event loop and hands out the tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from wattmeter.steps import StepBatch
+
+from wattserve.virtual_gpu.lateness import LatenessLog
+from wattserve.virtual_gpu.profile import Profile
+from wattserve.virtual_gpu.scheduler import Limits, Scheduler, Sequence, Step
+from wattserve.virtual_gpu.step_log import StepLog
+from wattserve.virtual_gpu.timer import Timer
+
+log = logging.getLogger(__name__)
+
+FLUSH_NS = 100_000_000
+
+
+class Load(Protocol):
+    """What a virtual meter is told: joules above idle, spent evenly over [start_ns, end_ns), even ahead."""
+
+    def add_load(self, start_ns: int, end_ns: int, joules: float) -> None: ...
+
+
+class Engine:
+    """One virtual GPU. All methods belong to the event loop's thread.
+
+    The plan is absolute: a step begins when the one before was planned to end, not when the event loop got
+    round to noticing, so a late wake-up delays tokens but never shifts the steps after it. How late tokens were
+    handed out is in `lateness`. An engine that has been idle begins its next step the moment a sequence
+    arrives.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        limits: Limits,
+        *,
+        load: Load,
+        on_steps: Callable[[StepBatch], None],
+        lateness: LatenessLog | None = None,
+        on_late: Callable[[float], None] | None = None,
+    ) -> None:
+        self.profile = profile
+        self.scheduler = Scheduler(limits)
+        self.lateness = lateness or LatenessLog()
+        self.steps_run = 0
+        self.tokens_delivered = 0
+        self._load = load
+        self._on_steps = on_steps
+        self._on_late = on_late
+        self._records = StepLog()
+        self._step: Step | None = None
+        self._start_ns = 0
+        self._end_ns = 0
+        self._flushed_ns = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Bind to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._timer = Timer(self._loop, self._ring)
+
+    def stop(self) -> None:
+        """Stop at once; sequences under way stay where they are."""
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        self.flush()
+
+    @property
+    def running(self) -> int:
+        return len(self.scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.scheduler.waiting)
+
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Queue sequences that arrived together. Raises ValueError where one can never fit."""
+        for seq in sequences:
+            self.scheduler.add(seq)
+        if self._step is None:
+            self._begin(time.monotonic_ns())
+
+    def abort(self, seq: Sequence) -> None:
+        """Nobody waits for `seq` any more. What the step under way spends on it is spent."""
+        self.scheduler.abort(seq)
+
+    def flush(self) -> None:
+        """Hand the step records collected so far to the account."""
+        self._flushed_ns = time.monotonic_ns()
+        if len(self._records):
+            self._on_steps(self._records.take())
+
+    def _begin(self, start_ns: int) -> None:
+        scheduler = self.scheduler
+        step = scheduler.schedule(start_ns)
+        if not step.entries:
+            if not scheduler.waiting:
+                self._step = None
+                self.flush()
+                return
+            # Everything that waits came after the last step was planned to end: a late wake-up found it.
+            start_ns = max(start_ns, scheduler.waiting[0].arrival_ns)
+            step = scheduler.schedule(start_ns)
+        seconds, joules = self.profile.step_cost(step)
+        self._step = step
+        self._start_ns = start_ns
+        self._end_ns = start_ns + round(seconds * 1e9)
+        self._load.add_load(start_ns, self._end_ns, joules)
+        if self._timer is not None:
+            self._timer.set(self._end_ns)
+
+    def _ring(self) -> None:
+        step = self._step
+        if step is None:
+            return
+        planned_ns = self._end_ns
+        sampled = self.scheduler.finish_step(step)
+        self._records.add(self.steps_run, self._start_ns, planned_ns, step)
+        self.steps_run += 1
+        self.tokens_delivered += len(sampled)
+        # The next step first: its sequences do not wait for the handing out of this one's tokens.
+        self._begin(planned_ns)
+        if planned_ns - self._flushed_ns > FLUSH_NS or any(seq.finished for seq in sampled):
+            self.flush()
+        for seq in sampled:
+            try:
+                seq.deliver(seq)
+            except Exception:
+                log.exception("request %s: its token could not be handed out", seq.request_id)
+                self.scheduler.abort(seq)
+        if self._loop is not None:
+            # uvloop writes what was handed to its transports before it runs the next callbacks.
+            self._loop.call_soon(self._handed_out, planned_ns)
+
+    def _handed_out(self, planned_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        self.lateness.note(planned_ns, now_ns)
+        if self._on_late is not None:
+            self._on_late((now_ns - planned_ns) * 1e-9)

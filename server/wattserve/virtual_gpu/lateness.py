@@ -1,0 +1,71 @@
+"""How far the simulation runs behind its own plan. A simulator that runs late is a wrong simulator."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+DEFAULT_TOLERANCE_SECONDS = 0.005
+# Up to this part of a window's steps may be later than the tolerance before the window is flagged ...
+ALLOWED_FRACTION = 0.01
+# ... but one step as late as this is a stall that every latency in the window has seen.
+STALL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """Steps of a window: how many, how many late, and quantiles of (tokens handed out - planned end)."""
+
+    steps: int
+    late_steps: int
+    p50_seconds: float | None
+    p99_seconds: float | None
+    max_seconds: float | None
+    tolerance_seconds: float
+
+    @property
+    def too_late(self) -> bool:
+        worst = self.max_seconds is not None and self.max_seconds > STALL_SECONDS
+        return worst or self.late_steps > ALLOWED_FRACTION * self.steps
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "late_steps": self.late_steps,
+            "tolerance_seconds": self.tolerance_seconds,
+            "late_seconds": {"p50": self.p50_seconds, "p99": self.p99_seconds, "max": self.max_seconds},
+            "late": self.too_late,
+        }
+
+
+class LatenessLog:
+    """The lateness of the last `history` steps, by the monotonic time at which they should have ended."""
+
+    def __init__(
+        self, *, tolerance_seconds: float = DEFAULT_TOLERANCE_SECONDS, history: int = 400_000
+    ) -> None:
+        self.tolerance_seconds = tolerance_seconds
+        self._planned_ns: deque[int] = deque(maxlen=history)
+        self._late_ns: deque[int] = deque(maxlen=history)
+
+    def note(self, planned_ns: int, done_ns: int) -> None:
+        self._planned_ns.append(planned_ns)
+        self._late_ns.append(done_ns - planned_ns)
+
+    def window(self, start_ns: int, end_ns: int) -> Lateness:
+        """The steps that should have ended in [start_ns, end_ns)."""
+        planned = np.fromiter(self._planned_ns, dtype=np.int64)
+        low, high = np.searchsorted(planned, (start_ns, end_ns))
+        late = np.fromiter(self._late_ns, dtype=np.int64, count=len(planned))[low:high]
+        return self._summary(late * 1e-9)
+
+    def _summary(self, late: npt.NDArray[np.floating]) -> Lateness:
+        if len(late) == 0:
+            return Lateness(0, 0, None, None, None, self.tolerance_seconds)
+        p50, p99 = np.quantile(late, (0.5, 0.99))
+        count = int(np.count_nonzero(late > self.tolerance_seconds))
+        return Lateness(len(late), count, float(p50), float(p99), float(np.max(late)), self.tolerance_seconds)

@@ -1,0 +1,155 @@
+"""Named profiles: how long a step takes on a GPU with a model, and how many joules it costs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from wattmeter.stepmodel import StepEnergyModel
+
+from wattserve.virtual_gpu.scheduler import Limits, Step
+
+SCHEMA = "wattserve.profile/1"
+_FOLDER = "profiles"
+
+
+class ProfileError(ValueError):
+    """A profile that does not exist or cannot be used; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One GPU with one model. `fit` says what it was fitted on and how far it is from the recordings.
+
+    `idle_watts` is drawn with the model loaded and nothing running. A step's uncapped length and its joules
+    above idle come from `step_model`; where their quotient would exceed `step_model.power_cap_watts` (above
+    idle, a little below the device's limit), the clock falls until it does not: the joules stay and the step
+    lasts longer. That is what the H200 does at saturation.
+    """
+
+    name: str
+    device_name: str
+    model: str
+    vocab_size: int
+    idle_watts: float
+    power_limit_watts: float
+    limits: Limits
+    step_model: StepEnergyModel
+    fit: dict[str, Any] = field(default_factory=dict)
+
+    def step_cost(self, step: Step) -> tuple[float, float]:
+        """(seconds, joules above idle) of a step."""
+        m = self.step_model
+        prefill, decode, context, pairs = (
+            step.prefill_tokens,
+            step.decode_tokens,
+            step.decode_context_tokens,
+            step.attention_pairs,
+        )
+        seconds = (
+            m.fixed_seconds
+            + m.prefill_token_seconds * prefill
+            + m.decode_token_seconds * decode
+            + m.context_token_seconds * context
+            + m.attention_pair_seconds * pairs
+        )
+        joules = (
+            m.fixed_joules
+            + m.prefill_token_joules * prefill
+            + m.decode_token_joules * decode
+            + m.context_token_joules * context
+            + m.attention_pair_joules * pairs
+        )
+        if m.power_cap_watts is not None and joules > m.power_cap_watts * seconds:
+            seconds = joules / m.power_cap_watts
+        return seconds, joules
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "device_name": self.device_name,
+            "model": self.model,
+            "vocab_size": self.vocab_size,
+            "idle_watts": self.idle_watts,
+            "power_limit_watts": self.power_limit_watts,
+            "limits": asdict(self.limits),
+            "step_model": self.step_model.as_json(),
+            "fit": self.fit,
+        }
+
+
+def known_profiles() -> list[str]:
+    """Names of the profiles that come with wattserve."""
+    folder = resources.files("wattserve").joinpath(_FOLDER)
+    return sorted(item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json"))
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """A profile by its name, or from a JSON file. Raises ProfileError with one sentence."""
+    if name_or_path in known_profiles():
+        text = resources.files("wattserve").joinpath(_FOLDER, f"{name_or_path}.json").read_text("utf-8")
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ProfileError(
+                f"--profile {name_or_path}: no such profile or file; there are {', '.join(known_profiles())}"
+            )
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProfileError(f"--profile {name_or_path}: cannot be read: {error}") from None
+    try:
+        return parse_profile(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ProfileError(
+            f"--profile {name_or_path}: line {error.lineno} is not JSON: {error.msg}"
+        ) from None
+    except ValueError as error:
+        raise ProfileError(f"--profile {name_or_path}: {error}") from None
+
+
+def parse_profile(data: Any) -> Profile:
+    """A profile from what `as_json` gave. Raises ValueError naming the field that is wrong."""
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"not a {SCHEMA} object")
+    for key in ("name", "device_name", "model"):
+        if not isinstance(data.get(key), str) or not data[key]:
+            raise ValueError(f"{key} is missing")
+    for key in ("idle_watts", "power_limit_watts"):
+        value = data.get(key)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or value < 0
+        ):
+            raise ValueError(f"{key} must be a number of at least 0, not {value!r}")
+    if not isinstance(data.get("vocab_size"), int) or data["vocab_size"] < 2:
+        raise ValueError(f"vocab_size must be a whole number of at least 2, not {data.get('vocab_size')!r}")
+    try:
+        limits = Limits(**data["limits"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"limits: {error}") from None
+    if "step_model" not in data:
+        raise ValueError("step_model is missing")
+    step_model = StepEnergyModel.from_json(data["step_model"])
+    if step_model.fixed_seconds <= 0:
+        raise ValueError("step_model: fixed_seconds must be above 0, or an engine would run infinitely fast")
+    if step_model.power_cap_watts is not None and step_model.power_cap_watts <= 0:
+        raise ValueError("step_model: power_cap_watts must be above 0")
+    return Profile(
+        name=data["name"],
+        device_name=data["device_name"],
+        model=data["model"],
+        vocab_size=data["vocab_size"],
+        idle_watts=float(data["idle_watts"]),
+        power_limit_watts=float(data["power_limit_watts"]),
+        limits=limits,
+        step_model=step_model,
+        fit=data.get("fit", {}),
+    )
