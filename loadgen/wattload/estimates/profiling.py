@@ -19,6 +19,7 @@ from wattload.energy import EnergyClient
 from wattload.errors import BadInput, RunInvalid
 from wattload.estimates.profile import ShapeCost, workload_bins
 from wattload.execution import execute
+from wattload.measure_joules import INVALIDATING
 from wattload.rundir import RunDir
 
 # What an output token weighs against a prompt token when bins are ranked: only the order in which shapes
@@ -105,11 +106,19 @@ def measure_shape(
     with tempfile.TemporaryDirectory(prefix="wattload-profile-") as folder:
         pilot = _wave_run(settings, shape, waves=1, period=1.0, seed=seed, folder=Path(folder) / "pilot")
         found = pilot
-        if not warm or pilot.seconds < seconds:
+        if not warm or pilot.seconds < seconds or INVALIDATING.keys() & set(pilot.flags):
             waves = int(min(_MOST_WAVES, max(1, math.ceil(seconds / pilot.seconds))))
             period = pilot.seconds * 1.25 + _PAUSE_SECONDS
             again = Path(folder) / "waves"
             found = _wave_run(settings, shape, waves=waves, period=period, seed=seed + 1, folder=again)
+            # What disturbs a machine for a moment should not cost the profile.
+            if INVALIDATING.keys() & set(found.flags):
+                found = _wave_run(
+                    settings, shape, waves=waves, period=period, seed=seed + 2, folder=Path(folder) / "more"
+                )
+    wrong = [text for flag, text in INVALIDATING.items() if flag in found.flags]
+    if wrong:
+        raise RunInvalid(f"shape {shape.key}: {'; '.join(wrong)}")
     say(
         f"{shape.prompt_tokens} in, {shape.output_tokens} out, {shape.batch} at once: "
         f"{found.above_idle_joules:.1f} J above idle and {found.seconds:.3f} s a batch (waves: {found.waves})"
