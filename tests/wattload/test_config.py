@@ -1,0 +1,129 @@
+"""Settings: flags over file, one sentence for nonsense, no secrets in what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wattload.config import RunConfig, flag_of, load
+from wattload.errors import BadInput
+
+BASE = {"url": "http://h:1", "trace": "conv"}
+
+
+def test_times_in_every_unit() -> None:
+    for text, seconds in (("90", 90), ("90s", 90), ("500ms", 0.5), ("2m", 120), ("1.5 h", 5400), (7, 7)):
+        assert load({**BASE, "duration": text}).duration == seconds
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('trace = "code"\nrate = 3\nwarmup = "10s"\nheader = ["a: b"]\nassert = ["x < 1"]\n')
+    config = load({"url": "http://h:1", "rate": "5", "trace": None, "header": []}, file)
+    assert (config.trace, config.rate, config.warmup) == ("code", "5", 10)
+    assert (config.header, config.assertions) == (["a: b"], ["x < 1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"duration": "0"}, "--duration 0: must be greater than 0"),
+        ({"duration": "nan"}, "--duration nan: is no time"),
+        ({"duration": "-3"}, "--duration -3: is no time"),
+        ({"duration": "1e9"}, "--duration 1e9: is longer than a year"),
+        ({"warmup": "soon"}, "--warmup soon: is no time"),
+        ({"requests": "0"}, "--requests 0: must be greater than or equal to 1"),
+        ({"requests": "1.5"}, "--requests 1.5: "),
+        ({"seed": "-1"}, "--seed -1: must be greater than or equal to 0"),
+        ({"processes": "0"}, "--processes 0: must be"),
+        ({"processes": "many"}, "--processes many: must be"),
+        ({"progress": "loud"}, "--progress loud: must be"),
+        ({"api": "grpc"}, "--api grpc: must be"),
+        ({"prefix_share": "2"}, "--prefix-share 2: must be"),
+        ({"prefix_share": "nan"}, "--prefix-share nan: must be"),
+        ({"header": ["novalue"]}, "--header"),
+        ({"header": ["a: b\r\nevil: c"]}, "--header"),
+        ({"body": "[1]"}, "--body [1]: is no JSON object"),
+        ({"body": '{"prompt": 1}'}, "prompt is set by the schedule"),
+        ({"columns": ["x"]}, "--columns"),
+        ({"connect_timeout": "0"}, "--connect-timeout 0: must be"),
+        ({"metrics_port": "70000"}, "--metrics-port 70000: must be"),
+        ({"pue": "0.5"}, "--pue 0.5: must be"),
+        ({"url": None}, "URL is missing"),
+        ({"trace": None}, "--trace is missing"),
+    ],
+)
+def test_nonsense_is_named_in_one_sentence(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load({**BASE, **given})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("rate = [", "is no TOML"),
+        ("speed = 3", "unknown setting 'speed'"),
+        ("duration = true", "duration True: is no time"),
+    ],
+)
+def test_files_that_are_wrong(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(content)
+    with pytest.raises(BadInput) as caught:
+        load(BASE, file)
+    assert said in str(caught.value)
+    assert "bad.toml" in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        load(BASE, tmp_path / "none.toml")
+
+
+def test_the_api_key_comes_from_the_environment_and_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret-1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = load({**BASE, "api_key_env": "MY_KEY", "header": ["X-Api-Key: secret-2", "X-Plain: shown"]})
+    assert config.headers()["Authorization"] == "Bearer secret-1"
+    saved = str(config.saved())
+    assert "secret" not in saved
+    assert "X-Plain: shown" in saved
+    assert "Authorization" not in load(BASE).headers()
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert load(BASE).headers()["Authorization"] == "Bearer k"
+    own = load({**BASE, "header": ["authorization: Basic x"]})
+    assert own.headers() == {"authorization": "Basic x"}
+
+
+def test_a_named_key_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(BadInput, match="--api-key-env MY_KEY"):
+        load({**BASE, "api_key_env": "MY_KEY"}).headers()
+
+
+def test_what_is_saved_can_be_run_again() -> None:
+    config = load({**BASE, "rate": "3x", "duration": "10s", "assertions": ["a < 1"]})
+    again = RunConfig.model_validate({k: v for k, v in config.saved().items() if k != "footprint"})
+    assert again == config
+
+
+def test_contract_flags() -> None:
+    fixed = ["trace", "rate", "arrivals", "duration", "requests", "warmup", "seed", "model", "energy", "out"]
+        "trace",
+        "rate",
+        "arrivals",
+        "duration",
+        "requests",
+        "warmup",
+        "seed",
+        "model",
+        "energy",
+        "out",
+        "progress",
+    ]
+    fixed.append("progress")
+    assert [flag_of(name) for name in fixed] == [f"--{name}" for name in fixed]
+    assert flag_of("assertions") == "--assert"
