@@ -44,8 +44,8 @@ class AccountCollector(Collector):
             registry=None,
         )
         # What nobody is charged with can fall for a while: idle power wavers about its mean. Prometheus takes
-        # a counter's fall for a restart and adds the whole counter again, so it waits until the total is above
-        # where it was.
+        # a counter's fall for a restart and adds the whole counter again, so it waits until the total is
+        # above where it was.
         self._highest: dict[str, float] = {}
         registry.register(self)
 

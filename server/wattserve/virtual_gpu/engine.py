@@ -31,7 +31,7 @@ class Engine:
     """One virtual GPU. All methods belong to the event loop's thread.
 
     The plan is absolute: a step begins when the one before was planned to end, not when the event loop got
-    round to noticing, so a late wake-up delays tokens but never shifts the steps after it. How late tokens were
+    round to noticing: a late wake-up delays tokens but never shifts the steps after it. How late tokens were
     handed out is in `lateness`. An engine that has been idle begins its next step the moment a sequence
     arrives.
     """
