@@ -70,8 +70,8 @@ def fit(name: str, path: Path) -> dict[str, object]:
     grid, _, _ = np.histogram2d(u, v, bins=CELLS, range=[[0, 1], [0, 1]])
     widths = BLOCK_SECONDS / 2.0 ** np.arange(LEVELS)
     shapes = [beta_shape(trace.seconds, w) for w in widths]
-    # The coarsest intervals do not fit twice into the recording: they take the shape of the first that does.
-    first = int(np.argmax(widths * 2 <= trace.seconds[-1]))
+    # What does not fit into the recording takes the shape of the widest interval that does.
+    first = int(np.argmax(widths <= trace.seconds[-1]))
     shapes[:first] = [shapes[first]] * first
     return {
         "name": name,
