@@ -1,4 +1,4 @@
-"""What Prometheus is given as a counter never falls: a fall is taken for a restart, and the whole counter added again."""
+"""What Prometheus is given as a counter never falls: it takes a fall for a restart and adds all of it again."""
 
 from __future__ import annotations
 
