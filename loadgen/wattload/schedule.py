@@ -215,9 +215,10 @@ def _horizon(nominal: npt.NDArray[np.float64], demand: Demand, limit: int | None
     end = float(nominal[-1]) * n / (n - 1) if n > 1 else float(nominal[-1])
     if not np.isfinite(end):
         return demand.duration_seconds or 0.0
-    if demand.duration_seconds is None or (limit is not None and n >= limit):
-        return end if demand.duration_seconds is None else min(end, demand.duration_seconds)
-    return demand.duration_seconds
+    if demand.duration_seconds is None:
+        return end
+    whole = n >= min(limit or n + 1, demand.requests or n + 1)
+    return min(end, demand.duration_seconds) if whole else demand.duration_seconds
 
 
 def _ended(trace: Trace, limit: int | None, used: int, horizon: float, demand: Demand) -> list[str]:

@@ -208,3 +208,12 @@ def test_the_real_trace_at_its_own_times_and_at_three_times_its_rate() -> None:
     assert len(fast) == int((trace.seconds < 1800).sum())
     np.testing.assert_allclose(fast.due_seconds[: len(own)] * 3, own.due_seconds)
     np.testing.assert_array_equal(own.prompt_tokens, trace.prompt_tokens[: len(own)])
+
+
+def test_the_horizon_is_the_duration_unless_requests_end_before() -> None:
+    conv = traces.load("conv")
+    assert schedule.build(conv, "constant", rate=10, duration=30).horizon_seconds == 30
+    assert schedule.build(conv, "constant", rate=10, duration=30, requests=50).horizon_seconds == pytest.approx(5)
+    assert schedule.build(conv, "constant", rate=10, requests=50).horizon_seconds == pytest.approx(5)
+    assert schedule.build(trace_of([0, 1, 2]), duration=30).horizon_seconds == pytest.approx(3)
+    assert schedule.build(conv, "poisson", rate=10, duration=3, requests=500).horizon_seconds == 3

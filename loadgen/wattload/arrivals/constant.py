@@ -17,7 +17,8 @@ class Constant:
     text: str = "constant"
 
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
-        return np.arange(demand.count("constant", rows.limit), dtype=np.float64) / demand.rate("constant")
+        rate = demand.rate("constant")
+        return demand.within(np.arange(demand.count("constant", rows.limit), dtype=np.float64) / rate)
 
 
 def parse(parameters: Parameters) -> Constant:

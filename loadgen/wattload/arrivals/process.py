@@ -39,6 +39,12 @@ class Demand:
             raise BadInput(f"--arrivals {process} needs --duration or --requests")
         return max(1, round(self.rate(process) * self.duration_seconds))
 
+    def within(self, due: F64) -> F64:
+        """Those of `due` that a number of requests asked for as well does not push beyond the duration."""
+        if self.requests is None or self.duration_seconds is None:
+            return due
+        return due[due < self.duration_seconds]
+
     def rate(self, process: str) -> float:
         """The rate asked for. Raises BadInput where none was and `process` cannot do without."""
         if self.rate_rps is None:

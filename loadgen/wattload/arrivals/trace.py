@@ -44,7 +44,7 @@ class TraceTimes:
                 "stretching gives them a rate; choose another process, as --arrivals poisson"
             )
         stretch: float = count / demand.rate_rps / float(span)
-        return known[:count] * stretch
+        return demand.within(known[:count] * stretch)
 
     def _own(self, demand: Demand, rows: Rows) -> F64:
         if demand.requests is not None:
