@@ -244,6 +244,11 @@ def flag_of(field: str) -> str:
     return "URL" if field == "url" else "--" + field.replace("_", "-")
 
 
+def variable_of(field: str) -> str:
+    """The environment variable of a field, for containers."""
+    return f"WATTLOAD_{field.upper()}"
+
+
 def load(given: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     """The configuration of `given` (flags; None: not given) over the TOML `file`. Raises BadInput."""
     values: dict[str, Any] = {} if file is None else _read_file(file)

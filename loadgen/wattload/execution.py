@@ -31,7 +31,7 @@ from wattload.traces import ReadOptions, Trace, parse_column_map
 
 if TYPE_CHECKING:
     from wattload.client import ClientOptions
-    from wattload.runner import LoadResult
+    from wattload.runner import LoadPlan, LoadResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,88 +97,103 @@ def execute(config: RunConfig, *, quiet: bool = False) -> Execution:
 
 
 def _measured_run(prepared: Prepared, progress: Progress) -> RunJson:
-    config, directory, said = prepared.config, prepared.directory, prepared.probe
-    metrics = LoadMetrics(prepared.name, prepared.model, prepared.limits)
-    server = None
-    if config.metrics_port is not None:
-        server = serve(metrics, config.metrics_host, config.metrics_port)
-    prepared.schedule.save(directory.schedule_path)
-    capture = _capture(prepared)
-    energy: EnergySource | None = None
-    if said.energy_url is not None:
-        energy = open_source(said.energy_url, prepared.headers if said.energy_url == said.target.url else {})
-    load = _load(prepared, capture, energy, metrics, progress)
-    capture.finished_unix, capture.interrupted = load.finished_unix, load.interrupted
-    capture.reasons += load.reasons
-    capture.planned_requests = load.planned
-    capture.host |= {"workers": load.workers, "outcome_examples": load.tally.examples}
-    directory.save_capture(capture)
+    # Locust patches the standard library when it is imported, so only what sends load imports it.
+    from wattload.runner import run_load
+
+    session = Session(prepared, progress)
+    try:
+        load = run_load(session.plan())
+    finally:
+        session.load_over()
     if load.interrupted:
         progress.say("interrupted: writing what there is")
-    # Imported when the load is over: SciPy and Matplotlib would double the memory of what sends it.
-    from wattload.measure import collect, finish
-
-    if energy is not None:
-        for problem in collect(directory, energy, settle_seconds=5.0 if load.interrupted else 15.0):
-            progress.say(f"note: {problem}")
-        energy.close()
-    result = finish(directory)
-    if config.report:
-        from wattload.report import build
-
-        build(directory)
-    if config.push_gateway:
-        trouble = push(metrics, config.push_gateway, prepared.name)
-        if trouble:
-            progress.say(f"note: {trouble}")
-    if server is not None:
-        server.stop()
-    return result
+    return session.finish(load)
 
 
-def _load(
-    prepared: Prepared,
-    capture: Capture,
-    energy: EnergySource | None,
-    metrics: LoadMetrics,
-    progress: Progress,
-) -> LoadResult:
-    """Sends the load while the meter's series is collected."""
-    # Locust patches the standard library when it is imported, so only what sends load imports it.
-    from wattload.runner import LoadPlan, run_load
+class Session:
+    """What goes on around the load of one run: metrics, the meter's series, and the figures afterwards."""
 
-    directory, said = prepared.directory, prepared.probe
-    poller: SeriesPoller | None = None
-    if energy is not None and said.clock is not None:
-        poller = SeriesPoller(energy, directory, clock=said.clock)
+    def __init__(self, prepared: Prepared, progress: Progress) -> None:
+        self._prepared, self._progress = prepared, progress
+        config, said = prepared.config, prepared.probe
+        self.metrics = LoadMetrics(prepared.name, prepared.model, prepared.limits)
+        self._server: Any = None
+        if config.metrics_port is not None:
+            self._server = serve(self.metrics, config.metrics_host, config.metrics_port)
+        prepared.schedule.save(prepared.directory.schedule_path)
+        self._capture = _capture(prepared)
+        self.energy: EnergySource | None = None
+        self._poller: SeriesPoller | None = None
+        if said.energy_url is not None:
+            same = said.energy_url == said.target.url
+            self.energy = open_source(said.energy_url, prepared.headers if same else {})
+            if said.clock is not None:
+                self._poller = SeriesPoller(self.energy, prepared.directory, clock=said.clock)
 
-    def started(unix: float) -> None:
-        capture.started_unix = unix
-        directory.save_capture(capture)
-        if poller is not None:
-            poller.start()
+    def plan(self) -> LoadPlan:
+        """What the load needs to know."""
+        from wattload.runner import LoadPlan
 
-    try:
-        return run_load(
-            LoadPlan(
-                config=prepared.config,
-                schedule=prepared.schedule,
-                options=client_options(prepared.config, prepared.model, prepared.headers),
-                run=directory,
-                run_id=uuid.uuid4().hex[:12],
-                progress=progress,
-                metrics=metrics,
-                watts=lambda: poller.latest_watts if poller is not None else None,
-                energy_source=said.target.energy_source,
-                on_start=started,
-            )
+        prepared = self._prepared
+        return LoadPlan(
+            config=prepared.config,
+            schedule=prepared.schedule,
+            options=client_options(prepared.config, prepared.model, prepared.headers),
+            run=prepared.directory,
+            run_id=uuid.uuid4().hex[:12],
+            progress=self._progress,
+            metrics=self.metrics,
+            watts=self.watts,
+            energy_source=prepared.probe.target.energy_source,
+            on_start=self._started,
         )
-    finally:
-        progress.close()
-        if poller is not None:
-            poller.stop()
-            if poller.errors:
-                capture.host["energy_poll_errors"] = poller.errors[:5]
+
+    def watts(self) -> float | None:
+        """The devices' power as last seen."""
+        return self._poller.latest_watts if self._poller is not None else None
+
+    def _started(self, unix: float) -> None:
+        self._capture.started_unix = unix
+        self._prepared.directory.save_capture(self._capture)
+        if self._poller is not None:
+            self._poller.start()
+
+    def load_over(self) -> None:
+        """No more requests: the meter's series is fetched to its end."""
+        self._progress.close()
+        if self._poller is not None:
+            self._poller.stop()
+            if self._poller.errors:
+                self._capture.host["energy_poll_errors"] = self._poller.errors[:5]
+
+    def finish(self, load: LoadResult) -> RunJson:
+        """Settles the energy, computes run.json, writes the report."""
+        # Imported when the load is over: SciPy and Matplotlib would double the memory of what sends it.
+        from wattload.measure import collect, finish
+
+        prepared, capture, directory = self._prepared, self._capture, self._prepared.directory
+        capture.finished_unix, capture.interrupted = load.finished_unix, load.interrupted
+        capture.reasons += load.reasons
+        capture.planned_requests = load.planned
+        capture.host |= {"workers": load.workers, "outcome_examples": load.tally.examples}
+        directory.save_capture(capture)
+        if self.energy is not None:
+            settle_seconds = 5.0 if load.interrupted else 15.0
+            for problem in collect(directory, self.energy, settle_seconds=settle_seconds):
+                self._progress.say(f"note: {problem}")
+            self.energy.close()
+        result = finish(directory)
+        if prepared.config.report:
+            from wattload.report import build
+
+            build(directory)
+        if prepared.config.push_gateway:
+            trouble = push(self.metrics, prepared.config.push_gateway, prepared.name)
+            if trouble:
+                self._progress.say(f"note: {trouble}")
+        if self._server is not None:
+            self._server.stop()
+        return result
 
 
 def client_options(config: RunConfig, model: str, headers: dict[str, str]) -> ClientOptions:

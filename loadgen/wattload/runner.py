@@ -98,48 +98,67 @@ class Recorder:
         self._writer.close()
 
 
+class LocalLoad:
+    """The load of a run from this process alone. `environment` is Locust's; its user's task is `replay`."""
+
+    def __init__(self, plan: LoadPlan, environment: Environment) -> None:
+        self._plan = plan
+        self._recorder = Recorder(plan, environment)
+        self._client = Client(plan.options)
+        self._dispatcher = make_dispatcher(
+            plan.config, plan.schedule, self._client, plan.run_id, self._recorder
+        )
+        self.result = LoadResult(0.0, 0.0, len(plan.schedule), self._recorder.tally, self._dispatcher.lag)
+        self.over = Event()
+        self._failure: BaseException | None = None
+
+    def replay(self, _environment: Environment) -> None:
+        """Sends everything, from a moment from now on."""
+        usage = Usage()
+        try:
+            self._dispatcher.build_ahead()
+            start_perf = time.perf_counter() + _LEAD_SECONDS
+            self.result.started_unix = start_perf + self._client.unix_offset
+            self._plan.on_start(self.result.started_unix)
+            self._dispatcher.run(start_perf)
+        except Exception as error:
+            self._failure = error
+        finally:
+            self.result.finished_unix = time.perf_counter() + self._client.unix_offset
+            self.result.workers = [{"worker": 0, "requests": self._recorder.rows, **usage.since()}]
+            self._client.close()
+            self._recorder.close()
+            self.over.set()
+
+    def stop(self, why: str) -> None:
+        self.result.interrupted = why
+        self._dispatcher.stop(why)
+
+    def counts(self) -> tuple[int, int]:
+        """Requests due so far, and in flight."""
+        return self._dispatcher.due_count, self._dispatcher.in_flight
+
+    def close(self) -> LoadResult:
+        """The result, when `over` is set. Raises what went wrong in the user."""
+        if self._failure is not None:
+            raise self._failure
+        self.result.planned = self._recorder.rows
+        judge_lag(self.result, 1)
+        return self.result
+
+
 def _run_here(plan: LoadPlan) -> LoadResult:
     environment = Environment(events=Events(), host=plan.options.url)
-    recorder = Recorder(plan, environment)
-    client = Client(plan.options)
-    dispatcher = make_dispatcher(plan.config, plan.schedule, client, plan.run_id, recorder)
-    over, failure = Event(), []
-    started_perf = 0.0
-
-    def replay(_environment: Environment) -> None:
-        try:
-            dispatcher.run(started_perf)
-        except BaseException as error:
-            failure.append(error)
-            raise
-        finally:
-            over.set()
-
-    environment.user_classes = [replay_user(replay)]
+    load = LocalLoad(plan, environment)
+    environment.user_classes = [replay_user(load.replay)]
     runner = environment.create_local_runner()
-    result = LoadResult(0.0, 0.0, len(plan.schedule), recorder.tally, dispatcher.lag)
-    interrupt = Interrupt(dispatcher.stop)
-    usage = Usage()
     try:
-        dispatcher.build_ahead()
-        started_perf = time.perf_counter() + _LEAD_SECONDS
-        result.started_unix = started_perf + client.unix_offset
-        plan.on_start(result.started_unix)
-        with interrupt:
+        with Interrupt(load.stop):
             runner.start(1, spawn_rate=1)
-            watch(plan, result, over, lambda: (dispatcher.due_count, dispatcher.in_flight))
-            result.finished_unix = time.perf_counter() + client.unix_offset
+            watch(plan, load.result, load.over, load.counts)
     finally:
-        client.close()
         runner.quit()
-        recorder.close()
-    if failure:
-        raise failure[0]
-    result.workers = [{"worker": 0, "requests": recorder.rows, **usage.since()}]
-    result.interrupted = interrupt.reason
-    result.planned = recorder.rows
-    judge_lag(result, plan.config.processes)
-    return result
+    return load.close()
 
 
 def make_dispatcher(

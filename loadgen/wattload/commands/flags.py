@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from wattload.config import RunConfig, flag_of
+from wattload.config import RunConfig, flag_of, variable_of
 
 ConfigFile = typing.Annotated[
     Path | None, typer.Option("--config", help="TOML file of these settings; flags win over it.")
@@ -40,7 +40,9 @@ def options(skip: Iterable[str] = ()) -> list[inspect.Parameter]:
         elif _is(info.annotation, bool):
             kind = bool | None
             flag = flag_of(name)
-            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=text)
+            option = typer.Option(
+                f"{flag}/--no-{flag[2:]}", help=text, envvar=variable_of(name), show_envvar=False
+            )
         else:
             kind = str | None
             # In a container the address of the metrics is the image's business, not the command's.
