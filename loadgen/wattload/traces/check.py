@@ -10,6 +10,7 @@ import numpy.typing as npt
 from wattload.errors import BadInput
 from wattload.traces.raw import RawTrace, ReadOptions
 from wattload.traces.sessions import session_columns
+from wattload.traces.tables import coded
 from wattload.traces.trace import Trace
 
 I64 = npt.NDArray[np.int64]
@@ -144,21 +145,13 @@ def _trace(
     tags: tuple[str, ...] = ("",)
     tag: npt.NDArray[np.int16] = np.broadcast_to(np.int16(0), count)
     if raw.tag is not None:
-        import pyarrow as pa
-
-        encoded = (
-            pa.array(raw.tag).dictionary_encode()
-            if isinstance(raw.tag, list)
-            else raw.tag.dictionary_encode()
-        )
-        if hasattr(encoded, "combine_chunks"):
-            encoded = encoded.combine_chunks()
-        tags = tuple(encoded.dictionary.to_pylist())
+        codes, names = coded(raw.tag)
+        tags = tuple(names)
         if len(tags) > 1000:
             raise BadInput(
                 f"{path}: {len(tags)} different tags; a tag names a tenant, so at most 1000 are allowed"
             )
-        tag = pick(encoded.indices.to_numpy()).astype(np.int16)
+        tag = pick(codes).astype(np.int16)
     return Trace(
         name=path.name,
         format=format_name,

@@ -26,7 +26,7 @@ _ARROW = {
     "number": pa.float64(),
     "time": pa.timestamp("ns"),
     "zoned": pa.timestamp("ns", tz="UTC"),
-    "text": pa.string(),
+    "text": pa.dictionary(pa.int32(), pa.string()),  # tags and sessions repeat, so they are numbers in memory
     "maybe": pa.string(),
 }
 
@@ -44,8 +44,8 @@ def time_kind(sample: str) -> str:
 
 def read_columns(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     """The columns named in `wanted` (name -> kind), shape (N,): float64 seconds for times, int64, float64,
-    or an Arrow string array. Memory: the columns themselves and one block of the file. Raises BadInput
-    naming the line.
+    or an Arrow array of text, dictionary-encoded. Memory: the columns themselves and one block of the
+    file. Raises BadInput naming the line.
     """
     try:
         parts = list(_batches(path, wanted))

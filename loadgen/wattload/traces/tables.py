@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wattload.errors import BadInput
@@ -70,12 +69,22 @@ def numbered(values: Any) -> I64:
     """Equal values get equal numbers from 0, shape (N,); blank text and negative numbers get -1."""
     if isinstance(values, np.ndarray):
         distinct, codes = np.unique(values, return_inverse=True)
-        codes = codes - int(np.searchsorted(distinct, 0))
-        return np.maximum(codes, -1).astype(np.int64)
-    column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    encoded = pc.dictionary_encode(pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column))
-    codes = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return np.asarray(codes, np.int64)
+        return np.maximum(codes - int(np.searchsorted(distinct, 0)), -1).astype(np.int64)
+    places, names = coded(values)
+    blank = names.index("") if "" in names else len(names)
+    return np.where(places == blank, -1, np.where(places > blank, places - 1, places)).astype(np.int64)
+
+
+def coded(values: Any) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """Text as numbers, shape (N,), and the distinct texts they stand for: a list of str or an Arrow array
+    in.
+    """
+    column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values)])
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    whole = column.unify_dictionaries()
+    codes = np.concatenate([chunk.indices.to_numpy().astype(np.int32) for chunk in whole.chunks])
+    return codes, whole.chunk(0).dictionary.to_pylist()
 
 
 def blocks_of(column: Any | None, prompt_tokens: I64, default: int) -> PrefixBlocks | None:
