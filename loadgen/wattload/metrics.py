@@ -6,6 +6,7 @@ import urllib.error
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, push_to_gateway
 
@@ -27,12 +28,14 @@ class LoadMetrics:
     """
 
     refresh: Callable[[], None] | None = None
+    scraped: Event
 
     def __init__(
         self, run: str, model: str, slo: SloLimits | None = None, registry: CollectorRegistry | None = None
     ) -> None:
         self.registry = registry or CollectorRegistry()
         self._slo = slo
+        self.scraped = Event()
         names, values = ("run", "model"), (run, model)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -134,6 +137,7 @@ def serve(metrics: LoadMetrics, host: str, port: int) -> WSGIServer:
     def app(environ: Any, start_response: Any) -> Any:
         if metrics.refresh is not None:
             metrics.refresh()
+        metrics.scraped.set()
         return answer(environ, start_response)
 
     server = WSGIServer((host, port), app, log=None, error_log=None)
@@ -142,6 +146,13 @@ def serve(metrics: LoadMetrics, host: str, port: int) -> WSGIServer:
     except OSError as error:
         raise BadInput(f"--metrics-port {port}: cannot listen on {host} ({error.strerror})") from error
     return server
+
+
+def await_last_scrape(metrics: LoadMetrics, seconds: float = 6.0) -> None:
+    """Lets a Prometheus that has been scraping see the final counts; waits for none that has not."""
+    if metrics.scraped.is_set():
+        metrics.scraped.clear()
+        metrics.scraped.wait(seconds)
 
 
 def push(
