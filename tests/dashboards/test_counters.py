@@ -1,4 +1,4 @@
-"""What Prometheus is given as a counter never falls: it takes a fall for a restart and adds all of it again."""
+"""What Prometheus is given as a counter never falls: a fall reads as a restart, and all is added again."""
 
 from __future__ import annotations
 
