@@ -21,7 +21,7 @@ from wattload.config import RunConfig
 from wattload.energy import Probe, SeriesPoller, probe
 from wattload.energy_sources import EnergySource, open_source
 from wattload.errors import BadInput
-from wattload.metrics import LoadMetrics, push, serve
+from wattload.metrics import LoadMetrics, await_last_scrape, push, serve
 from wattload.progress import Progress, make_progress
 from wattload.rundir import CAPTURE_SCHEMA, Capture, RunDir
 from wattload.runjson import ArrivalsInfo, RunJson, SloLimits, TargetInfo, WorkloadInfo
@@ -192,6 +192,7 @@ class Session:
             if trouble:
                 self._progress.say(f"note: {trouble}")
         if self._server is not None:
+            await_last_scrape(self.metrics)
             self._server.stop()
         return result
 
