@@ -36,6 +36,7 @@ from wattload.statistics import mean_interval, quantile_interval
 
 __all__ = ["collect", "compute", "distribution", "finish"]
 
+_CLOCK_DRIFT_SECONDS = 0.005
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 
 
@@ -177,9 +178,22 @@ def _notes(capture: Capture, data: RunData, absent: dict[str, str]) -> list[str]
         notes.append(f"{failed} requests due in the window failed; latencies are of those that completed")
     if "energy.per_request_joules.attributed" in absent:
         notes.append(absent["energy.per_request_joules.attributed"])
+    drift = _clock_drift(capture)
+    if drift is not None:
+        notes.append(f"the meter's clock and the client's moved {drift * 1e3:+.0f} ms apart during the run")
     if capture.host.get("energy_poll_errors"):
         notes.append(f"polling the meter failed now and then: {capture.host['energy_poll_errors'][0]}")
     return notes
+
+
+def _clock_drift(capture: Capture) -> float | None:
+    """How far the two clocks moved apart, seconds, where that is sure and over 5 ms; else None."""
+    before, after = capture.clock, capture.clock_after
+    if before is None or after is None:
+        return None
+    drift = after.offset_seconds - before.offset_seconds
+    unsure = before.uncertainty_seconds + after.uncertainty_seconds
+    return drift if abs(drift) > max(unsure, _CLOCK_DRIFT_SECONDS) else None
 
 
 def _requests(requests: Requests, data: RunData) -> RequestsInfo:

@@ -29,6 +29,10 @@ def collect(run: RunDir, client: EnergySource, *, settle_seconds: float = 15.0) 
     problems: list[str] = []
     if not client.has_split:
         return problems
+    try:
+        capture.clock_after = client.clock()
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        problems.append(f"the meter's clock could not be asked again: {error}")
     window = decide_window(capture, read_requests(run))
     try:
         ids = run.read_requests(["request_id", "sent_unix"])

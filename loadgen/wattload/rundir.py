@@ -87,7 +87,8 @@ class Capture(BaseModel):
     Written before the first request is sent and again at the end, so that a run cut short can still be
     read. `started_unix` is the client's time of `due_seconds` 0; `duration_seconds` the planned length of
     the arrivals. `warmup_seconds` None: the end of the warm-up is detected. `energy_window` is the
-    endpoint's answer to GET /energy for the window, on the meter's clock.
+    endpoint's answer to GET /energy for the window, on the meter's clock. `clock` was measured before the
+    load, `clock_after` after it.
     """
 
     model_config = ConfigDict(populate_by_name=True, extra="allow")
@@ -107,6 +108,7 @@ class Capture(BaseModel):
     host: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     clock: ClockInfo | None = None
+    clock_after: ClockInfo | None = None
     energy_url: str | None = None
     no_energy_reason: str | None = None
     energy_probe: dict[str, Any] | None = None

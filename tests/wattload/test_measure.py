@@ -18,7 +18,7 @@ from wattload.measure_collect import rewrite_requests
 from wattload.measure_columns import GapHistogram, gap_histogram
 from wattload.report import build
 from wattload.rundir import ENERGY_SCHEMA, RunDir
-from wattload.runjson import RunJson
+from wattload.runjson import ClockInfo, RunJson
 from wattload.slo import parse_slo
 
 
@@ -315,3 +315,10 @@ def test_everything_at_once_is_measured_whole(tmp_path: Path) -> None:
     assert result.requests.completed_in_window == 50
     assert result.energy.total_joules is not None
     build(run)
+
+
+@pytest.mark.parametrize(("seconds", "noted"), [(0.2, True), (-0.2, True), (0.001, False)])
+def test_clocks_that_move_apart_are_noted(tmp_path: Path, seconds: float, noted: bool) -> None:
+    after = ClockInfo(offset_seconds=seconds, uncertainty_seconds=0.001)
+    result = finish(small(overrides={"clock_after": after}).write(tmp_path / "run"))
+    assert any("moved" in note for note in result.notes) is noted
