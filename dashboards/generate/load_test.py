@@ -99,7 +99,7 @@ def _course() -> list[object]:
             units.REQUESTS_PER_SECOND,
             "Every request that ended, by how it ended.",
             Query(
-                f"sum by (run, outcome) (rate(wattload_requests_total{{{_RUN}}}[{_I}]))",
+                f"sum by (run, outcome) (rate(wattload_requests_total{{{_RUN}}}[{_I}])) > 0",
                 "{{run}} {{outcome}}",
             ),
             stacked=True,

@@ -119,7 +119,7 @@ def surface() -> None:
     check("the server has its model", json.loads(get(SERVER, "/v1/models"))["data"])
     groups = json.loads(get(PROMETHEUS, "/api/v1/rules"))["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    check("every rule is healthy", rules and all(r["health"] == "ok" for r in rules), len(rules))
+    check("no rule fails", rules and all(r["health"] in {"ok", "unknown"} for r in rules), len(rules))
     published = sh("docker", "ps", "--format", "{{.Ports}}").stdout
     check("nothing is published beyond 127.0.0.1", "0.0.0.0" not in published and "[::]" not in published)
     for name in ("sim", "locust"):
