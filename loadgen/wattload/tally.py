@@ -46,6 +46,11 @@ class LogHistogram:
                 return min(self.maximum, _UNIT_SECONDS * 2 ** ((place + 1) / _PER_DOUBLING))
         return self.maximum
 
+    def above(self, seconds: float) -> int:
+        """How many were longer; those within 4.5 % of it may be on either side."""
+        first = max(0, math.ceil(math.log2(seconds / _UNIT_SECONDS) * _PER_DOUBLING))
+        return sum(self.counts[first:])
+
     def as_dict(self) -> dict[str, Any]:
         filled = {str(place): number for place, number in enumerate(self.counts) if number}
         return {"counts": filled, "maximum": self.maximum}
@@ -71,6 +76,7 @@ class Tally:
         self.energy_requests = 0
         self._ttft: deque[float] = deque(maxlen=_RECENT)
         self._joules: deque[float] = deque(maxlen=_RECENT)
+        self._tokens: deque[int] = deque(maxlen=_RECENT)
 
     def add(self, record: RequestRecord) -> None:
         outcome = record.outcome
@@ -83,6 +89,7 @@ class Tally:
             if record.energy_joules is not None:
                 self.energy_requests += 1
                 self._joules.append(record.energy_joules)
+                self._tokens.append(record.output_tokens or 0)
         elif outcome is not Outcome.UNSENT:
             said = self.examples.setdefault(outcome.value, [])
             if len(said) < _EXAMPLES and record.error is not None and record.error not in said:
@@ -106,3 +113,9 @@ class Tally:
     def recent_joules(self) -> float | None:
         """Mean of the last few hundred requests' own joules."""
         return sum(self._joules) / len(self._joules) if self._joules else None
+
+    @property
+    def recent_joules_per_output_token(self) -> float | None:
+        """Of the last few hundred requests together."""
+        tokens = sum(self._tokens)
+        return sum(self._joules) / tokens if tokens else None

@@ -251,6 +251,7 @@ class DistributedRun:
                 f"worker {worker.number} died ({worker.died}): {lost} requests without a result"
             )
         result.reasons += [f"worker {w.number} failed: {w.error}" for w in self.workers.values() if w.error]
+        self._recorder.close()
         result.workers = [worker.as_dict() for worker in self.workers.values()]
         result.planned = self._recorder.rows
         result.finished_unix = time.time()
