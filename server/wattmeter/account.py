@@ -7,7 +7,6 @@ ledger.py), idle power (idle.py), the requests (requests.py) and the division (s
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from wattmeter.answers import (
     WindowEnergy,
 )
 from wattmeter.attribution import attribute
-from wattmeter.clock import WallClock
+from wattmeter.clock import Clocks, WallClock
 from wattmeter.devicebook import DeviceBook
 from wattmeter.faults import Fault
 from wattmeter.fit import OnlineFit
@@ -73,7 +72,9 @@ class Account:
         history_seconds: float = 3600,
         max_requests: int = MAX_REQUESTS,
         fit_online: bool = True,
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks()
         if not meter.devices:
             raise ValueError("account: the meter has no device")
         self.model_name = model
@@ -83,7 +84,7 @@ class Account:
         self._given_model = step_model or PRIOR_MODEL
         self._fit = OnlineFit(self._given_model) if fit_online else None
         self._clock = WallClock(history_seconds)
-        self._clock.observe(time.monotonic_ns(), time.time())
+        self._clock.observe(self._clocks.monotonic_ns(), self._clocks.unix_seconds())
         period = getattr(meter, "update_period_seconds", None)
         flags: dict[str, frozenset[Fault]] = getattr(meter, "device_flags", {})
         self._books = {
@@ -96,7 +97,7 @@ class Account:
             for device in meter.devices
         }
         self._ledgers = {device_id: book.ledger for device_id, book in self._books.items()}
-        self._requests = RequestBook(self.source, max_requests=max_requests)
+        self._requests = RequestBook(self.source, max_requests=max_requests, now_ns=self._clocks.monotonic_ns)
         self._queue = StepQueue()
         self._idle = IdleTracker(idle_watts)
         self._settlement = Settlement(
@@ -112,6 +113,7 @@ class Account:
             on_energy=self._on_energy,
             on_power=self._on_power,
             on_state=self._on_state,
+            clocks=self._clocks,
             edges={key: book.edges for key, book in self._books.items() if book.edges is not None},
         )
         self._flags: set[Fault] = {Fault.MODELLED} if self.source == "modelled" else set()
@@ -152,7 +154,7 @@ class Account:
             late = frontier is not None and len(batch) > 0 and int(batch.end_ns[0]) <= frontier
             if lost or late:
                 self._count(Fault.LOST_STEP_RECORDS, lost or 1)
-                now_ns = time.monotonic_ns()
+                now_ns = self._clocks.monotonic_ns()
                 first_ns = int(batch.launch_ns[0]) if len(batch) else now_ns
                 start_ns = first_ns - 1_000_000_000 if before_ns is None else before_ns
                 self._settlement.notice(Fault.LOST_STEP_RECORDS, start_ns, max(first_ns, start_ns) + 1)
@@ -221,7 +223,7 @@ class Account:
     def snapshot(self, *, take_settled: bool = False) -> AccountSnapshot:
         """The state of everything now. With `take_settled` the newly settled requests are handed out once."""
         with self._lock:
-            now_ns, now_unix = time.monotonic_ns(), time.time()
+            now_ns, now_unix = self._clocks.monotonic_ns(), self._clocks.unix_seconds()
             totals = self._settlement.totals
             frontier = self._settlement.frontier_ns
             settled = tuple(self._settled)
@@ -268,7 +270,7 @@ class Account:
     def settle(self) -> None:
         """Settle what meter and step records cover by now; the account's thread does this by itself."""
         with self._lock:
-            now_ns = time.monotonic_ns()
+            now_ns = self._clocks.monotonic_ns()
             covered = [ledger.covered_to_ns for ledger in self._ledgers.values()]
             if any(value is None for value in covered):
                 return
@@ -279,7 +281,7 @@ class Account:
                 # Records of running requests may be on their way: wait for them, but not for ever.
                 patience = now_ns - round(RECORD_PATIENCE_SECONDS * 1e9)
                 until = min(until, max(last_end, patience))
-            if not self._settlement.settle(until, self._model, time.time()):
+            if not self._settlement.settle(until, self._model, self._clocks.unix_seconds()):
                 return
             frontier = self._settlement.frontier_ns
             assert frontier is not None
@@ -301,7 +303,7 @@ class Account:
         end = int(steps.end_ns[-1])
         if end <= start:
             return
-        joules = float(np.sum(self._model.step_joules(step_work(steps)))) * self._settlement.scale
+        joules = float(np.sum(self._model.step_joules(step_work(steps)))) * (self._settlement.scale or 1.0)
         split = attribute(
             steps,
             np.array([start, end], dtype=np.int64),
@@ -353,14 +355,14 @@ class Account:
                 book.device.id,
                 Fault.CLOCK_STEP,
                 now_ns - 1_000_000_000,
-                now_ns,
+                now_ns + 1,
                 f"wall clock moved by {step_seconds:+.3f} s",
             )
             book.add_fault(interval)
 
     def _meter_failure(self) -> str | None:
         """Why the meter gives nothing at present, if it does not."""
-        now_ns = time.monotonic_ns()
+        now_ns = self._clocks.monotonic_ns()
         for book in self._books.values():
             failure = book.failure(now_ns)
             if failure is not None:

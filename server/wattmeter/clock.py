@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
 
 STEP_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The two clocks of this host; a test gives its own."""
+
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    unix_seconds: Callable[[], float] = time.time
 
 
 class WallClock:
@@ -19,38 +27,60 @@ class WallClock:
     """
 
     def __init__(self, history_seconds: float = 3600.0) -> None:
-        self._points: deque[tuple[int, float]] = deque(maxlen=max(2, int(history_seconds) + 2))
+        self._points: deque[tuple[int, float]] = deque(maxlen=max(4, int(history_seconds) + 4))
+        self._latest: tuple[int, float] | None = None
 
     def observe(self, monotonic_ns: int, unix_seconds: float) -> float | None:
         """Note that both clocks showed these at one moment; the step in seconds if the wall clock jumped."""
         offset = unix_seconds - monotonic_ns * 1e-9
-        if not self._points:
-            self._points.append((monotonic_ns, offset))
+        before, self._latest = self._latest, (monotonic_ns, offset)
+        if before is None:
+            self._points.append(self._latest)
             return None
-        last_ns, last_offset = self._points[-1]
-        step = offset - last_offset
+        step = offset - before[1]
         if abs(step) > STEP_SECONDS:
-            self._points.append((monotonic_ns, offset))
+            if before[0] > self._points[-1][0]:
+                self._points.append(before)
+            self._points.append(self._latest)
             return step
-        if monotonic_ns - last_ns >= 1_000_000_000:
-            self._points.append((monotonic_ns, offset))
+        if monotonic_ns - self._points[-1][0] >= 1_000_000_000:
+            self._points.append(self._latest)
         return None
 
-    def _offset(self, monotonic_ns: float) -> float:
-        if not self._points:
-            return time.time() - time.monotonic_ns() * 1e-9
-        if len(self._points) == 1 or monotonic_ns >= self._points[-1][0]:
-            return self._points[-1][1]
-        times = np.array([point[0] for point in self._points], dtype=np.float64)
-        offsets = np.array([point[1] for point in self._points])
-        return float(np.interp(monotonic_ns, times, offsets))
-
-    def unix(self, monotonic_ns: float) -> float:
+    def unix(self, monotonic_ns: int) -> float:
         """UNIX seconds of a monotonic time."""
-        return monotonic_ns * 1e-9 + self._offset(monotonic_ns)
+        index = self._before(lambda point: point[0] <= monotonic_ns)
+        return monotonic_ns * 1e-9 + self._offset(index, monotonic_ns)
 
     def monotonic_ns(self, unix_seconds: float) -> int:
-        """Monotonic time of a UNIX time; where the wall clock was set back, the latest moment that fits."""
-        latest = self._offset(float("inf"))
-        guess = (unix_seconds - latest) * 1e9
-        return round((unix_seconds - self._offset(guess)) * 1e9)
+        """Monotonic time of a UNIX time.
+
+        Where the wall clock was set back the time occurred twice: the later one. Where it was set forward
+        past the time, that never occurred: the moment of the step.
+        """
+        index = self._before(lambda point: point[0] * 1e-9 + point[1] <= unix_seconds)
+        guess = round((unix_seconds - self._points[index][1]) * 1e9)
+        guess = round((unix_seconds - self._offset(index, guess)) * 1e9)
+        if index + 1 < len(self._points):
+            guess = min(guess, self._points[index + 1][0])
+        return guess
+
+    def _before(self, holds: Callable[[tuple[int, float]], bool]) -> int:
+        """The newest point for which `holds`, else the oldest. Most asks are for recent times."""
+        if not self._points:
+            raise RuntimeError("wall clock: nothing observed yet")
+        for index in range(len(self._points) - 1, -1, -1):
+            if holds(self._points[index]):
+                return index
+        return 0
+
+    def _offset(self, index: int, monotonic_ns: int) -> float:
+        """The offset between point `index` and the next: linear, but constant before a step."""
+        time_ns, offset = self._points[index]
+        if index + 1 >= len(self._points):
+            return offset
+        next_ns, next_offset = self._points[index + 1]
+        if abs(next_offset - offset) > STEP_SECONDS or next_ns == time_ns:
+            return offset
+        share = min(max((monotonic_ns - time_ns) / (next_ns - time_ns), 0.0), 1.0)
+        return offset + share * (next_offset - offset)

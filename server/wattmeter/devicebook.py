@@ -79,6 +79,8 @@ class DeviceBook:
 
     def failure(self, now_ns: int) -> str | None:
         """Why the device gives no energy at present; None where it does or has only just begun."""
+        if Fault.STALE_SENSOR in self.ledger.flags(now_ns - 1, now_ns):
+            return f"meter of {self.device.id}: {Fault.STALE_SENSOR.value}"
         age = None if self._answered_ns is None else (now_ns - self._answered_ns) * 1e-9
         if self._fault is not None:
             return f"meter of {self.device.id}: {self._fault.value}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 DRIFT = 5e-5
 JITTER_NS = 2_000_000
+SLACK_NS = 2 * JITTER_NS
 NARROW_NS = 5_000_000
 WIDE_NS = 7_000_000
 GUARD_NS = 1_500_000
@@ -62,7 +63,7 @@ class EdgeClock:
         """An update fell in (after, by]: the narrowest interval known to hold the last one of them."""
         if self.given_up:
             return after_ns, by_ns
-        after_ns = max(after_ns, by_ns - self.period_ns)
+        after_ns = max(after_ns, by_ns - self.period_ns - SLACK_NS)
         if self._high is None:
             if by_ns - after_ns < self.period_ns:
                 self._low, self._high = after_ns, by_ns
@@ -111,8 +112,16 @@ class EdgeClock:
             self._confirmed = True
             self._contradictions = 0
 
-    def next_read_ns(self, last_read_ns: int) -> int:
-        """When to read next after a read at `last_read_ns`."""
+    def next_read_ns(self, last_read_ns: int, not_before_ns: int = 0) -> int:
+        """When to read next after a read at `last_read_ns`; whole periods later where that is too early."""
+        target = self._target_ns(last_read_ns)
+        if self.given_up or self._high is None:
+            return max(target, not_before_ns)
+        if target < not_before_ns:
+            target += -(-(not_before_ns - target) // self.period_ns) * self.period_ns
+        return target
+
+    def _target_ns(self, last_read_ns: int) -> int:
         if self.given_up:
             return last_read_ns + self.period_ns
         if self._high is None:

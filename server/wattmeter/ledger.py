@@ -107,7 +107,7 @@ class DeviceLedger:
 
         Each edge's standard deviation has two parts, added in squares: the knot's bracket (uniform over its
         width: half width / sqrt 3, times the power there), and the shape of power between the knots around
-        the edge: for a fraction f of an update interval dt, the largest difference of mean power from those of
+        the edge: for a fraction f of an update interval dt, the largest difference of mean power from that of
         the NEIGHBOURS intervals on each side, x f (1 - f) dt: the error of linear interpolation when power
         switches within the interval. A device that switches several times within every update hides that
         from its own counter: its error may be twice what is stated.
@@ -137,7 +137,7 @@ class DeviceLedger:
         return Interval(start_ns, end_ns, total, variance**0.5, covered, frozenset(flags))
 
     def series(self, start_ns: int, end_ns: int) -> tuple[I64, F64, F64]:
-        """(times, joules since the start, mean watts since the knot before) of the knots in [start, end]."""
+        """(times, joules since the start, mean watts since the knot before) of knots in [start, end]."""
         times = self._knots.times
         low, high = np.searchsorted(times, [start_ns, end_ns + 1])
         joules = self._knots.column(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from wattmeter.answers import RequestEnergy
@@ -37,7 +38,10 @@ class RequestState:
 class RequestBook:
     """All requests, oldest first, at most MAX_REQUESTS: the oldest settled ones are forgotten first."""
 
-    def __init__(self, source: str, *, max_requests: int = MAX_REQUESTS) -> None:
+    def __init__(
+        self, source: str, *, max_requests: int = MAX_REQUESTS, now_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._now_ns = now_ns
         self._source = source
         self._max = max_requests
         self._states: OrderedDict[str, RequestState] = OrderedDict()
@@ -52,7 +56,7 @@ class RequestBook:
         """The state of a request, made when first heard of (a step may come before `request_started`)."""
         state = self._states.get(request_id)
         if state is None:
-            state = RequestState(request_id, started_ns=time.monotonic_ns())
+            state = RequestState(request_id, started_ns=self._now_ns())
             self._states[request_id] = self._open[request_id] = state
             self._forget()
         return state
@@ -73,7 +77,7 @@ class RequestBook:
         state = self.ensure(request_id)
         if state.finished_ns is not None:
             return
-        state.finished_ns = time.monotonic_ns()
+        state.finished_ns = self._now_ns()
         state.aborted = aborted
         if output_tokens is not None:
             state.output_tokens = output_tokens

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from wattmeter.clock import Clocks
 from wattmeter.edges import EdgeClock
 from wattmeter.faults import Fault
 from wattmeter.meter import Device, DeviceState, Meter, Reading
 
 READS_PER_SECOND = 10
 POWER_PERIOD_SECONDS = 0.025
+# Reads that follow updates 100 ms apart come a little early or late; over seconds the mean is 10 and no more.
+LIMIT_SLACK_NS = 20_000_000
 RETRY_SECONDS = 1.0
 STATE_PERIOD_SECONDS = 2.0
 
@@ -46,7 +48,9 @@ class Sampler:
         on_state: Callable[[str, DeviceState], None] | None = None,
         edges: dict[str, EdgeClock] | None = None,
         power_period_seconds: float = POWER_PERIOD_SECONDS,
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks()
         self._meter = meter
         self._on_energy = on_energy
         self._on_power = on_power
@@ -55,7 +59,7 @@ class Sampler:
         self._period_ns = round(power_period_seconds * 1e9)
         self._interval_ns = round(meter.min_energy_interval_seconds * 1e9)
         self._devices: Sequence[Device] = tuple(meter.devices)
-        now = time.monotonic_ns()
+        now = self._clocks.monotonic_ns()
         self._schedules = {
             device.id: _Schedule((edges or {}).get(device.id), now) for device in self._devices
         }
@@ -107,9 +111,9 @@ class Sampler:
                 self.errors += 1
 
     def _read_energy(self, device_id: str, schedule: _Schedule) -> None:
-        before = time.monotonic_ns()
+        before = self._clocks.monotonic_ns()
         reading = self._read(self._meter.read_energy, device_id)
-        after = time.monotonic_ns()
+        after = self._clocks.monotonic_ns()
         self.reads += 1
         self.read_seconds += (after - before) * 1e-9
         self._deliver(reading, self._on_energy)
@@ -117,24 +121,27 @@ class Sampler:
         if reading.energy_joules is None:
             schedule.next_ns = after + round(RETRY_SECONDS * 1e9)
             return
-        if schedule.edges is not None:
-            schedule.next_ns = schedule.edges.next_read_ns(reading.monotonic_ns)
-        else:
-            # On a grid, so that the time of a read does not add up; what was missed is skipped, not caught
-            # up.
-            schedule.next_ns += self._interval_ns
-            if schedule.next_ns <= after:
-                schedule.next_ns += ((after - schedule.next_ns) // self._interval_ns + 1) * self._interval_ns
+        least_ns = 0
         if len(schedule.reads) == schedule.reads.maxlen:
-            least = max(1_000_000_000, READS_PER_SECOND * self._interval_ns)
-            schedule.next_ns = max(schedule.next_ns, schedule.reads[0] + least)
+            window_ns = max(1_000_000_000, READS_PER_SECOND * self._interval_ns)
+            least_ns = schedule.reads[0] + window_ns - LIMIT_SLACK_NS
+        if schedule.edges is not None:
+            schedule.next_ns = schedule.edges.next_read_ns(reading.monotonic_ns, least_ns)
+            return
+        # On a grid, so that the time of a read does not add up; what was missed is skipped, not caught up.
+        schedule.next_ns += self._interval_ns
+        if schedule.next_ns <= after:
+            schedule.next_ns += ((after - schedule.next_ns) // self._interval_ns + 1) * self._interval_ns
+        schedule.next_ns = max(schedule.next_ns, least_ns)
 
     def _read(self, read: Callable[[str], Reading], device_id: str) -> Reading:
         try:
             return read(device_id)
         except Exception:
             # A meter's bug must not end the metering of the other devices; it is counted and named.
-            return Reading(device_id, time.monotonic_ns(), time.time(), fault=Fault.UNKNOWN_ERROR)
+            return Reading(
+                device_id, self._clocks.monotonic_ns(), self._clocks.unix_seconds(), fault=Fault.UNKNOWN_ERROR
+            )
 
     def _deliver(self, reading: Reading, sink: Callable[[Reading], None]) -> None:
         try:
@@ -144,5 +151,5 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            wake = self.tick(time.monotonic_ns())
-            self._stop.wait(max(0.0, (wake - time.monotonic_ns()) * 1e-9))
+            wake = self.tick(self._clocks.monotonic_ns())
+            self._stop.wait(max(0.0, (wake - self._clocks.monotonic_ns()) * 1e-9))

@@ -114,7 +114,7 @@ class Settlement:
         self.pieces: deque[Piece] = deque(maxlen=max(16, round(history_seconds / SHORT_PIECE_SECONDS)))
         self.totals = Totals()
         self.frontier_ns: int | None = None
-        self.scale = 1.0
+        self.scale: float | None = None
         self._last_busy_ns: int | None = None
         self._shares = GroupShares()
         self._notices: deque[FaultInterval] = deque(maxlen=1000)
@@ -286,7 +286,8 @@ class Settlement:
             previous_end_ns=previous_end_ns,
         )
         if np.isfinite(split.scale[0]):
-            self.scale = 0.7 * self.scale + 0.3 * float(split.scale[0])
+            latest = float(split.scale[0])
+            self.scale = latest if self.scale is None else 0.7 * self.scale + 0.3 * latest
         if self._learn is not None and idle is not None and Fault.LOST_STEP_RECORDS not in flags:
             self._learn(steps, start_ns, end_ns, above, previous_end_ns=previous_end_ns)
         by_group: dict[str, float] = {}

@@ -37,9 +37,7 @@ def follow(
     now = 1_000 * MS
     reads, seen, brackets = [now], last_update(now), []
     while now < (seconds + 1) * 1000 * MS:
-        target = clock.next_read_ns(now)
-        if len(reads) >= 10:
-            target = max(target, reads[-10] + 1000 * MS)
+        target = clock.next_read_ns(now, reads[-10] + 980 * MS if len(reads) >= 10 else 0)
         assert target > now
         before, now = now, target + int(chance.expovariate(1 / 500_000))
         reads.append(now)

@@ -120,9 +120,8 @@ def test_the_uncertainty_is_what_the_error_is(half_ms: int, locked: bool) -> Non
     while now < 60 * SECOND:
         for knot in counter.add(energy_reading(now, stepping(exact, now, phase_ns=phase))):
             ledger.add_knot(knot)
-        target = clock.next_read_ns(now) if clock is not None else now + 100 * MS
-        if len(reads) >= 10:
-            target = max(target, reads[-10] + SECOND)
+        least = reads[-10] + 980 * MS if len(reads) >= 10 else 0
+        target = clock.next_read_ns(now, least) if clock is not None else max(now + 100 * MS, least)
         now = target + round(chance.expovariate(1 / 300_000))
         reads.append(now)
     ratios, errors = [], []
