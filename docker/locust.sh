@@ -8,4 +8,6 @@ if [ -z "$target" ]; then
   if python -c "import socket; socket.getaddrinfo('vllm', 8000)" 2>/dev/null; then target=http://vllm:8000; fi
 fi
 echo "target: $target"
+# Its metrics are at the web UI; the port of `wattload run` is not for it.
+unset WATTLOAD_METRICS_PORT WATTLOAD_METRICS_HOST
 exec locust -f /opt/wattload/locustfile.py --host "$target" "$@"
