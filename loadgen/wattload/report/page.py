@@ -63,7 +63,7 @@ def _figures(run: RunJson, data: RunData, gaps: GapHistogram) -> list[tuple[str,
     return [
         (
             "Power over time",
-            "Areas: the endpoint's split of each second's joules. Line: the sensor's power. Dashed: the "
+            "Areas: the endpoint's split of each second's joules. Line: the counter's change. Dashed: the "
             "idle floor. "
             "Grey ends: warm-up and cool-down, which are not measured.",
             plots.power(data, run),

@@ -66,7 +66,7 @@ def phases(axes: Axes, data: RunData, *, label: bool = False) -> None:
 
 
 def power(data: RunData, run: RunJson) -> str | None:
-    """Power by part over time, from the split series; the sensor's own watts as a line; None without
+    """Power by part over time, from the split series; the counter's as a line; None without
     energy.
     """
     if data.split is None and data.series is None:
@@ -77,10 +77,9 @@ def power(data: RunData, run: RunJson) -> str | None:
         axes = figure.add_subplot()
         if data.split is not None and data.split.num_rows:
             _stacked(axes, data, begin)
-        if data.series is not None and data.series.num_rows:
-            seconds, watts = summed_watts(data)
-            seconds, watts = thin(seconds - begin, watts, 1500)
-            axes.plot(seconds, watts, color="#222222", linewidth=0.9, label="power as the sensor has it")
+        if data.series is not None and data.series.num_rows > 1:
+            seconds, watts = counter_watts(data)
+            axes.plot(seconds - begin, watts, color="#222222", linewidth=0.9, label="power, from the counter")
         floor = idle_watts(data)
         if floor is not None:
             axes.axhline(floor, color="#222222", linestyle=(0, (4, 3)), linewidth=1)
@@ -121,22 +120,24 @@ def _stacked(axes: Axes, data: RunData, begin: float) -> None:
         axes.stackplot(x, layers, labels=names, colors=colours, linewidth=0, alpha=0.85)
 
 
-def summed_watts(data: RunData) -> tuple[F64, F64]:
-    """Times (meter's clock) and watts, summed over devices by holding each one's last value."""
+def counter_watts(data: RunData) -> tuple[F64, F64]:
+    """Middles (meter's clock) and mean watts of equal bins, summed over devices, from the counters.
+
+    Half a second or more a bin: a counter that steps every 100 ms, read early or late, says nothing of the
+    power within a step.
+    """
     assert data.series is not None
     seconds = data.series.column("unix_seconds").to_numpy()
-    watts = column(data.series, "watts")
+    joules = column(data.series, "joules")
     names = np.asarray(data.series.column("device").to_pylist(), object)
-    devices = np.unique(names)
-    grid = np.unique(seconds[names == devices[0]])
-    total = np.zeros(len(grid))
-    for name in devices:
-        mine = (names == name) & ~np.isnan(watts)
-        order = np.argsort(seconds[mine])
-        if not mine.any():
-            return grid, np.full(len(grid), np.nan)
-        total += np.interp(grid, seconds[mine][order], watts[mine][order])
-    return grid, total
+    length = float(seconds[-1] - seconds[0])
+    edges = np.linspace(seconds[0], seconds[-1], int(np.clip(length / 0.5, 2, 600)) + 1)
+    total = np.zeros(len(edges) - 1)
+    for name in np.unique(names):
+        mine = (names == name) & ~np.isnan(joules)
+        if mine.any():
+            total += np.diff(np.interp(edges, seconds[mine], joules[mine])) / np.diff(edges)
+    return (edges[:-1] + edges[1:]) / 2, total
 
 
 def idle_watts(data: RunData) -> float | None:
@@ -149,15 +150,6 @@ def idle_watts(data: RunData) -> float | None:
         return None
     length = float(window["end"]) - float(window["start"])
     return float(window["idle_joules"]) / length
-
-
-def thin(x: F64, y: F64, points: int) -> tuple[F64, F64]:
-    """At most `points` values, each the mean of its neighbours: a plot has no more pixels."""
-    group = max(1, -(-len(x) // points))
-    if group == 1:
-        return x, y
-    cut = len(x) // group * group
-    return x[:cut].reshape(-1, group).mean(axis=1), y[:cut].reshape(-1, group).mean(axis=1)
 
 
 def arrivals(data: RunData) -> str:

@@ -65,12 +65,14 @@ def _ecdf(axes: Axes, x: F64, y: F64, limit: float | None) -> None:
     if limit is not None:
         axes.axvline(limit, color="#222222", linestyle=(0, (4, 3)), linewidth=1)
     axes.set_ylim(0, 1.03)
-    low, high = max(float(x[0]), 1e-6), max(float(x[-1]), 2e-6)
+    # A few gaps of microseconds (chunks that came in one read) would squeeze the rest to the right.
+    start = float(x[min(int(np.searchsorted(y, 0.005)), len(x) - 1)])
+    low, high = max(start, 1e-6), max(float(x[-1]), 2e-6)
     if limit is not None:
         high = max(high, limit)
     # Room on the right for the labels, which stand there.
     axes.set_xlim(low / 1.3, high * (high / low) ** 0.35 * 1.3)
-    log_ticks(axes.xaxis, short_seconds)
+    log_ticks(axes.xaxis, short_seconds, most=3)
     axes.tick_params(axis="x", labelsize=7)
 
 

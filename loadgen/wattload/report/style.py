@@ -83,15 +83,18 @@ def svg(figure: Figure, name: str) -> str:
     )
 
 
-def log_ticks(axis: Axis, text: Callable[[float], str]) -> None:
-    """Labels for a logarithmic axis whose limits are set:
+def log_ticks(axis: Axis, text: Callable[[float], str], *, most: int = 12) -> None:
+    """Labels for a logarithmic axis whose limits are set, about `most` of them at most.
 
-    1, 2 and 5 of each decade where it spans few of them.
+    1, 2 and 5 of each decade where it spans few of them, not every decade where it spans many.
     """
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(max(high, 1e-300) / max(low, 1e-300))
     subs = (1.0, 2.0, 5.0) if decades < 1.6 else (1.0, 3.0) if decades < 2.6 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    stride = max(1, math.ceil(decades / most))
+    axis.set_major_locator(
+        LogLocator(base=10.0**stride, subs=subs if stride == 1 else (1.0,), numticks=most + 9)
+    )
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_formatter(NullFormatter())
 
