@@ -229,7 +229,9 @@ def test_a_file_without_duration_is_sent_whole(text: str) -> None:
     assert len(schedule.build(plain([0, 1, 2, 3]), text, rate=5)) == 4
 
 
-@pytest.mark.parametrize("text", ["trace", "constant", "poisson", "gamma:cv=2", "diurnal", "onoff:on=1,off=1"])
+@pytest.mark.parametrize(
+    "text", ["trace", "constant", "poisson", "gamma:cv=2", "diurnal", "onoff:on=1,off=1"]
+)
 def test_of_requests_and_duration_the_smaller_counts(text: str) -> None:
     few = due(text, rate_rps=10.0, duration_seconds=100.0, requests=50)
     assert len(few) == 50

@@ -213,7 +213,9 @@ def test_the_real_trace_at_its_own_times_and_at_three_times_its_rate() -> None:
 def test_the_horizon_is_the_duration_unless_requests_end_before() -> None:
     conv = traces.load("conv")
     assert schedule.build(conv, "constant", rate=10, duration=30).horizon_seconds == 30
-    assert schedule.build(conv, "constant", rate=10, duration=30, requests=50).horizon_seconds == pytest.approx(5)
+    assert schedule.build(
+        conv, "constant", rate=10, duration=30, requests=50
+    ).horizon_seconds == pytest.approx(5)
     assert schedule.build(conv, "constant", rate=10, requests=50).horizon_seconds == pytest.approx(5)
     assert schedule.build(trace_of([0, 1, 2]), duration=30).horizon_seconds == pytest.approx(3)
     assert schedule.build(conv, "poisson", rate=10, duration=3, requests=500).horizon_seconds == 3

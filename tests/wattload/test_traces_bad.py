@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of cases
 """Every kind of bad trace is one sentence that names file and line."""
 
 from __future__ import annotations
@@ -192,18 +193,43 @@ def test_a_directory_a_missing_column_and_a_bad_unit(tmp_path: Path) -> None:
         )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=200), st.sampled_from(["", AZURE, PLAIN, MOON, '[{"conversations": ', "PAR1"]))
-def test_any_bytes_are_a_trace_or_a_sentence(tmp_path: Path, noise: bytes, start: str) -> None:
+STARTS = [
+    "", AZURE, PLAIN, MOON, '[{"conversations": [', "PAR1",
+    "Timestamp,Session ID,Elapsed time,Request tokens,Response tokens\n1,a,3,5,5\n",
+    '{"chat_id": 7, "parent_chat_id": -1, "timestamp": 0.5, "input_length": 20, "output_length": 3, "hash_ids": [1]}\n',
+]  # fmt: skip
+PIECES = st.one_of(
+    st.binary(max_size=30).map(lambda b: b.decode("latin-1")),
+    st.text(max_size=20),
+    st.sampled_from([",", "\n", "\r\n", '"', "nan", "-1", "1e400", "2023-11-16 18:15:47", "{", "}", "[", "]", "null",
+                     '"timestamp"', ":", "0", "\x00", "\x1c", "\ufeff", "9" * 20, MOON, AZURE, PLAIN]),
+)  # fmt: skip
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(STARTS), st.lists(PIECES, max_size=8), st.booleans())
+def test_any_bytes_are_a_trace_or_a_sentence(
+    tmp_path: Path, start: str, pieces: list[str], lenient: bool
+) -> None:
     path = tmp_path / "fuzz"
-    path.write_bytes(start.encode() + noise)
+    path.write_bytes((start + "".join(pieces)).encode("utf-8", "surrogatepass"))
+    options = ReadOptions(sort=True, duplicate_times="keep", empty="drop") if lenient else ReadOptions()
     try:
-        trace = traces.load(path)
+        lines = ["a trace"] if len(traces.load(path, options)) else []
     except BadInput as error:
         lines = str(error).splitlines()
-    else:
-        lines = ["a trace"] if len(trace) else []
     assert len(lines) == 1
+
+
+def test_control_characters_end_no_lines_and_a_long_first_line_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("seconds,prompt_tokens,output_tokens,tag\n0,1,1,a\x1cb\n1,1,1,c\x85d\n")
+    assert traces.load(path).tags == ("a\x1cb", "c\x85d")
+    assert "is empty" in refused(tmp_path, b"\r\n \t")
+    assert "'a\\nb', c" in refused(tmp_path, '"a\nb",c\n1,2\n')
+    long = [{"from": "human", "value": "x" * 1_100_000}, {"from": "gpt", "value": "y"}]
+    path.write_text(json.dumps({"conversations": long}) + "\n")
+    assert traces.load(path).prompt_tokens.tolist() == [275_000]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from wattload.errors import BadInput
 
 _HEAD_BYTES = 1 << 20
+_LINE_BYTES = 256 << 20  # a first line longer than the head, as of a long conversation, is read to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,12 @@ class Head:
     kind: str
     columns: tuple[str, ...]
     first: dict[str, Any]
+
+    @property
+    def shown(self) -> str:
+        """The first columns, for messages of one line."""
+        names = [name if name.isprintable() else repr(name) for name in self.columns[:12]]
+        return ", ".join(names)[:300] or "no column names"
 
     def has(self, *names: str) -> bool:
         return set(names) <= set(self.columns)
@@ -67,21 +74,30 @@ def head_of(path: Path) -> Head:
         raise BadInput(f"{path} is a directory, not a trace")
     with opened(path) as raw:
         start = raw.read(_HEAD_BYTES)
-    if not start.strip():
+        if len(start) == _HEAD_BYTES and b"\n" not in start:
+            start += raw.readline(_LINE_BYTES)
+    if not start.strip(b" \t\r\n"):
         raise BadInput(f"{path} is empty")
     if start[:4] == b"PAR1":
         return _parquet_head(path)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadInput(f"{path}, line 1: the text is UTF-16; save it as UTF-8")
     text = _decoded(path, start)
-    if text.lstrip()[0] == "[":
+    # Not str.strip, which takes control characters for blanks, nor splitlines, to which they end lines.
+    begins = text.lstrip(" \t\r\n")[:1]
+    if not begins:
+        raise BadInput(f"{path} is empty")
+    if begins == "[":
         return Head(path, "json", (), {})
-    if text.lstrip()[0] == "{":
+    if begins == "{":
         return _json_head(path, text)
-    reader = csv.reader(text.splitlines())
-    header = next(row for row in reader if row)
+    try:
+        reader = csv.reader(StringIO(text, newline=""))
+        header = next(row for row in reader if row)
+        row = next((row for row in reader if row), [])
+    except csv.Error as error:
+        raise BadInput(f"{path}, line {reader.line_num}: {error}") from error
     columns = tuple(name.strip() for name in header)
-    row = next((row for row in reader if row), [])
     if not row:
         raise BadInput(f"{path} has a header and no rows")
     return Head(path, "csv", columns, dict(zip(columns, row, strict=False)))
@@ -103,8 +119,8 @@ def _decoded(path: Path, start: bytes) -> str:
 
 
 def _json_head(path: Path, text: str) -> Head:
-    lines = text.splitlines()
-    number, line = next((i, line) for i, line in enumerate(lines, 1) if line.strip())
+    lines = text.split("\n")
+    number, line = next((i, line) for i, line in enumerate(lines, 1) if line.strip(" \t\r"))
     try:
         first = json.loads(line)
     except ValueError as error:

@@ -52,8 +52,7 @@ def format_of(head: Head, options: ReadOptions) -> Format:
             f"{head.path}, line 1: {' and '.join(missing)} missing for a trace of format {near.name} "
             f"({near.header}); --column-map names columns that are called otherwise"
         )
-    found = ", ".join(head.columns[:12]) or "no column names"
     raise BadInput(
-        f"{head.path}, line 1: no known trace begins with {found} (known: "
+        f"{head.path}, line 1: no known trace begins with {head.shown} (known: "
         f"{', '.join(reader.name for reader in FORMATS)}); --column-map names the columns of any other"
     )

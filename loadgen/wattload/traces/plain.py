@@ -88,7 +88,7 @@ def read_mapped(head: Head, mapping: Mapping[str, str]) -> RawTrace:
         names["seconds"], scale = _with_unit(names["seconds"], head)
     for theirs in names.values():
         if theirs not in head.columns:
-            raise BadInput(f"{head.path}, line 1: no column {theirs!r} (there are {', '.join(head.columns)})")
+            raise BadInput(f"{head.path}, line 1: no column {theirs!r} (there are {head.shown})")
     kinds = {theirs: _kind(head, ours, theirs) for ours, theirs in names.items()}
     read = tables.read(head, kinds)
     columns: dict[str, Any] = {ours: read[theirs] for ours, theirs in names.items()}
