@@ -322,3 +322,21 @@ def test_clocks_that_move_apart_are_noted(tmp_path: Path, seconds: float, noted:
     after = ClockInfo(offset_seconds=seconds, uncertainty_seconds=0.001)
     result = finish(small(overrides={"clock_after": after}).write(tmp_path / "run"))
     assert any("moved" in note for note in result.notes) is noted
+
+
+def test_the_interval_of_a_run_covers_what_its_workload_costs(tmp_path: Path) -> None:
+    """Forty runs of one workload:
+
+    nearly all of their intervals hold its true joules a request, idle included.
+    """
+    rng = np.random.default_rng(0)
+    prompt, output = (rng.lognormal(m, 0.8, 1_000_000) for m in (6.5, 4.5))
+    own = np.clip(prompt, 1, 8000).astype(int) * 0.015 + np.clip(output, 1, 1000).astype(int) * 0.3
+    truth = float(own.mean()) + 120.0 / 20.0
+    hits = 0
+    for seed in range(40):
+        per = finish(small(seed=seed, gaps=False).write(tmp_path / str(seed))).energy.per_request_joules
+        assert per is not None
+        assert per.ci95 is not None
+        hits += per.ci95[0] <= truth <= per.ci95[1]
+    assert hits >= 35
