@@ -116,7 +116,9 @@ def _check_model(arguments: Sequence[str]) -> None:
 
 
 def _check_meter(settings: Settings) -> None:
-    from wattserve.vllm.metering import MeterUnavailableError, open_meter
+    from wattmeter.meters import MeterUnavailableError
+
+    from wattserve.vllm.metering import open_meter
 
     try:
         open_meter(settings, gpus=None).close()

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from wattmeter import meters
 from wattmeter.account import Account
 from wattmeter.meter import Device, Meter, Reading
+from wattmeter.meters import MeterUnavailableError
 from wattmeter.recording import RecordingWriter
 from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.steps import StepBatch
 
+from wattserve.virtual_gpu.profile import ProfileError, load_profile
 from wattserve.vllm.modelled import StepModelMeter
 from wattserve.vllm.receiver import StepReceiver
 from wattserve.vllm.settings import Settings
 
 logger = logging.getLogger("wattserve.vllm")
 
-
-class MeterUnavailableError(RuntimeError):
-    """No meter of the kind asked for can be opened here: one sentence that says why."""
+FLUSH_SECONDS = 10.0
 
 
 def open_meter(settings: Settings, *, gpus: Sequence[str] | None) -> Meter:
@@ -33,23 +33,24 @@ def open_meter(settings: Settings, *, gpus: Sequence[str] | None) -> Meter:
     Raises MeterUnavailableError.
     """
     kind, _, detail = settings.meter.partition(":")
-    if kind == "modelled":
-        return _modelled(detail)
+    if kind == "nvml" and not detail:
+        return meters.open_meter("nvml", gpus=settings.devices or gpus)
+    if kind == "recorded" and detail:
+        return meters.open_meter("recorded", path=detail, loop=True)
+    if kind == "modelled" and detail:
+        try:
+            profile = load_profile(detail)
+        except ProfileError as error:
+            raise MeterUnavailableError(f"--energy-meter {settings.meter}: {error}") from None
+        return StepModelMeter(
+            profile.step_model,
+            idle_watts=profile.idle_watts,
+            name=profile.device_name,
+            power_limit_watts=profile.power_limit_watts,
+        )
     raise MeterUnavailableError(
         f"--energy-meter {settings.meter}: not a meter; there are nvml, recorded:FILE and modelled:PROFILE"
     )
-
-
-def _modelled(profile: str) -> StepModelMeter:
-    path = Path(profile)
-    try:
-        content = json.loads(path.read_text())
-        model = StepEnergyModel.from_json(content["step_model"])
-        return StepModelMeter(model, idle_watts=float(content["idle_watts"]), name=str(content["name"]))
-    except OSError as error:
-        raise MeterUnavailableError(f"--energy-meter modelled: {profile}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise MeterUnavailableError(f"--energy-meter modelled: {profile} is no profile: {error}") from None
 
 
 def engine_gpus(world_size: int, environment: Mapping[str, str]) -> list[str]:
@@ -71,6 +72,10 @@ class _RecordedMeter:
         self._writer = writer
         self.source = meter.source
         self.min_energy_interval_seconds = meter.min_energy_interval_seconds
+
+    def __getattr__(self, name: str) -> Any:
+        # What a meter may have besides the protocol (its update period, temperatures) passes through.
+        return getattr(self._meter, name)
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -111,17 +116,28 @@ class Metering:
         self.account = Account(meter, model=model_name, step_model=step_model, idle_watts=settings.idle_watts)
         self.receiver = StepReceiver(step_socket, self._take_steps)
 
+        self._stop = threading.Event()
+        self._flusher = threading.Thread(target=self._flush, name="wattserve-recording", daemon=True)
+
     def start(self) -> None:
         self.account.start()
         self.receiver.start()
+        if self.writer is not None:
+            self._flusher.start()
 
     def stop(self) -> None:
         """Ends the threads, writes what is left of the recording, gives the meter back."""
+        self._stop.set()
         self.receiver.stop()
         self.account.stop()
         if self.writer is not None:
             self.writer.close()
         self.meter.close()
+
+    def _flush(self) -> None:
+        # A recording can be read while the server runs, and survives its being killed.
+        while self.writer is not None and not self._stop.wait(FLUSH_SECONDS):
+            self.writer.flush()
 
     def _take_steps(self, batch: StepBatch) -> None:
         # The modelled meter first: the account may ask it at once for the joules of these steps.

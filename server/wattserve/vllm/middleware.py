@@ -91,7 +91,10 @@ class EnergyMiddleware:
         self._watch_shutdown(app)
 
     def _start_metering(self, app: Any) -> None:
+        import prometheus_client
+
         from wattserve.energy_routes import EnergyRoutes, add_energy_routes
+        from wattserve.metrics import AccountCollector
         from wattserve.vllm.metering import Metering, engine_gpus, engine_version
 
         settings = Settings.from_environment(os.environ)
@@ -115,6 +118,11 @@ class EnergyMiddleware:
             max_model_len=config.model_config.max_model_len,
         )
         add_energy_routes(app, routes)
+        AccountCollector(
+            metering.account,
+            info={"mode": "vllm", "engine": engine_version(), "model": model_name},
+            registry=prometheus_client.REGISTRY,
+        )
 
     # -- the engine's death: vLLM ends its server with status 0 and no last word
 

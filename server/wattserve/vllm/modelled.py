@@ -30,10 +30,12 @@ class StepModelMeter:
     source = "modelled"
     min_energy_interval_seconds = 0.1
 
-    def __init__(self, model: StepEnergyModel, *, idle_watts: float, name: str) -> None:
+    def __init__(
+        self, model: StepEnergyModel, *, idle_watts: float, name: str, power_limit_watts: float | None = None
+    ) -> None:
         self._model = model
         self._idle_watts = idle_watts
-        self._device = Device(id="modelled-0", name=f"{name} (modelled)", source=self.source)
+        self._device = Device("modelled-0", f"{name} (modelled)", self.source, power_limit_watts)
         self._lock = threading.Lock()
         self._start_ns = time.monotonic_ns()
         self._done_joules = 0.0

@@ -1,0 +1,119 @@
+"""A real vLLM server on this machine's CPU, metered by a model of a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODEL_NAME = "tiny"
+START_SECONDS = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    quiet = {
+        name: value for name, value in os.environ.items() if not name.startswith(("WATTSERVE_", "VLLM_"))
+    }
+    return quiet | {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
+
+
+class Server:
+    """One metered vLLM in a process group of its own."""
+
+    def __init__(
+        self, folder: Path, model: Path, profile: str, *flags: str, command: str = "launcher"
+    ) -> None:
+        self.folder = folder
+        self.recording = folder / "recording"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        vllm = [
+            str(model),
+            *("--load-format", "dummy", "--served-model-name", MODEL_NAME, "--enforce-eager"),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", "2048"),
+            *flags,
+        ]
+        ours = ["--energy-meter", f"modelled:{profile}", "--energy-record", str(self.recording)]
+        arguments = [sys.executable, "-m", "wattserve.vllm", *vllm, *ours]
+        variables = environment()
+        if command == "drop-in":
+            # vLLM's own command line; only its name for the installed distribution is helped along.
+            arguments = [sys.executable, str(Path(__file__).with_name("vllm_cli.py")), "serve", *vllm]
+            arguments += ["--middleware", "wattserve.vllm.EnergyMiddleware"]
+            variables = environment(
+                WATTSERVE_METER=f"modelled:{profile}", WATTSERVE_RECORD=str(self.recording)
+            )
+        self.log_path = folder / "server.log"
+        with self.log_path.open("w") as log:
+            self.process = subprocess.Popen(
+                arguments, stdout=log, stderr=subprocess.STDOUT, env=variables, start_new_session=True
+            )
+        self._await_health()
+
+    def _await_health(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                pytest.fail(f"the server ended with {self.process.returncode}:\n{self.log()[-4000:]}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.5)
+        self.stop()
+        pytest.fail(f"no answer after {START_SECONDS} s:\n{self.log()[-4000:]}")
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def get(self, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(self.url + path, data, headers)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+
+    def settled(self, *request_ids: str, seconds: float = 20.0) -> dict[str, dict[str, Any]]:
+        """The energy of the requests once all are settled; fails the test where that does not happen."""
+        deadline = time.monotonic() + seconds
+        while True:
+            answers = self.get("/energy/requests", {"ids": list(request_ids)})["requests"]
+            if all(answer["status"] == "settled" for answer in answers):
+                return {answer["id"]: answer for answer in answers}
+            if time.monotonic() > deadline:
+                pytest.fail(
+                    f"not settled after {seconds} s: {[a for a in answers if a['status'] != 'settled']}"
+                )
+            time.sleep(0.2)
+
+    def stop(self) -> int:
+        """Ends the server as an operator would and returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        return self.process.returncode
