@@ -1,5 +1,5 @@
-// Live charts under Locust's Energy tab. Locust's page is a React application that we do not touch: this adds one
-// element of its own after the page's, and shows it while the address says that the tab is open.
+// Live charts in Locust's Energy tab. Locust's page is a React application whose elements we do not touch: this puts
+// one element of its own before the tab's table, again whenever the page has been drawn anew.
 (() => {
   "use strict";
   const CHARTS = [
@@ -21,7 +21,18 @@
   panel.setAttribute("aria-label", "Energy charts");
   panel.style.cssText =
     "display:none;flex-wrap:wrap;gap:16px;padding:16px 24px;font:13px system-ui,sans-serif;justify-content:center";
-  document.body.appendChild(panel);
+
+  // Above the tab's table where there is one, else at the end of the page.
+  function place() {
+    const head = [...document.querySelectorAll("#root th, #root td")].find((cell) => cell.textContent === "Quantity");
+    const table = head?.closest("table");
+    const box = table?.closest(".MuiPaper-root") ?? table;
+    if (box?.parentElement) {
+      if (panel.nextElementSibling !== box) box.parentElement.insertBefore(panel, box);
+    } else if (!panel.isConnected) {
+      document.body.appendChild(panel);
+    }
+  }
 
   const element = (name, attributes, text) => {
     const node = document.createElementNS(NS, name);
@@ -92,6 +103,7 @@
     const open = new URLSearchParams(location.search).get("tab") === "energy";
     panel.style.display = open ? "flex" : "none";
     if (!open) return;
+    place();
     const dark = document.querySelector(".dark, [data-theme=dark]") !== null ||
       getComputedStyle(document.body).backgroundColor.match(/\d+/g)?.slice(0, 3).every((c) => Number(c) < 90);
     panel.style.color = dark ? "#e5e7eb" : "#1f2937";

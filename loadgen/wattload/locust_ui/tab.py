@@ -93,10 +93,15 @@ def table(test: Test) -> list[dict[str, str]]:
         ("Requests failed", last["failed"], ""),
     ]
     return [
-        {"name": name, "value": f"{value:.4g}" if isinstance(value, float) else str(value), "unit": unit}
+        {"name": name, "value": _shown(value), "unit": unit}
         for name, value, unit in rows
         if value is not None
     ]
+
+
+def _shown(value: float) -> str:
+    """Four digits, and nothing of what rounding leaves of a zero."""
+    return f"{value:.4g}" if abs(value) >= 1e-4 else "0"
 
 
 def _csv(test: Test) -> Response:
