@@ -33,7 +33,8 @@ class Engine:
     The plan is absolute: a step begins when the one before was planned to end, not when the event loop got
     round to noticing: a late wake-up delays tokens but never shifts the steps after it. How late tokens were
     handed out is in `lateness`. An engine that has been idle begins its next step the moment a sequence
-    arrives.
+    arrives. Where the profile launches ahead, what a step computes is decided when the one before begins, and
+    counts as computed for the decision after it, as with vLLM's asynchronous scheduling.
     """
 
     def __init__(
@@ -55,9 +56,13 @@ class Engine:
         self._on_steps = on_steps
         self._on_late = on_late
         self._records = StepLog()
-        self._step: Step | None = None
+        self._device = profile.device()
+        self._step: Step | None = None  # under way
+        self._sampled: list[Sequence] = []  # what it will have sampled
+        self._next: Step | None = None  # decided on already
         self._start_ns = 0
         self._end_ns = 0
+        self._decided_ns = 0
         self._flushed_ns = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: Timer | None = None
@@ -87,10 +92,16 @@ class Engine:
         for seq in sequences:
             self.scheduler.add(seq)
         if self._step is None:
-            self._begin(time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            self._next = self.scheduler.schedule(None)
+            self._begin(now_ns)
+            self._look_ahead()
+        elif self._next is None and self.profile.launches_ahead:
+            self._next = self.scheduler.schedule(None)
 
     def abort(self, seq: Sequence) -> None:
         """Nobody waits for `seq` any more. What the step under way spends on it is spent."""
+        seq.aborted = True
         self.scheduler.abort(seq)
 
     def flush(self) -> None:
@@ -100,17 +111,24 @@ class Engine:
             self._on_steps(self._records.take())
 
     def _begin(self, start_ns: int) -> None:
-        scheduler = self.scheduler
-        step = scheduler.schedule(start_ns)
-        if not step.entries:
-            if not scheduler.waiting:
-                self._step = None
-                self.flush()
-                return
-            # Everything that waits came after the last step was planned to end: a late wake-up found it.
-            start_ns = max(start_ns, scheduler.waiting[0].arrival_ns)
-            step = scheduler.schedule(start_ns)
-        seconds, joules = self.profile.step_cost(step)
+        """Run what was decided on, from `start_ns`; without work the device falls idle."""
+        step = self._next
+        self._next = None
+        if step is None:
+            step = self._decide(start_ns)
+        if step is None:
+            self._step = None
+            self.flush()
+            return
+        start_ns = max(start_ns, self._decided_ns)
+        self._device.idle((start_ns - self._end_ns) * 1e-9 if self._end_ns else 1.0)
+        seconds, joules = self._device.step(
+            step.prefill_tokens,
+            step.decode_tokens,
+            step.decode_context_tokens,
+            step.attention_pairs,
+            len(step.entries),
+        )
         self._step = step
         self._start_ns = start_ns
         self._end_ns = start_ns + round(seconds * 1e9)
@@ -118,25 +136,49 @@ class Engine:
         if self._timer is not None:
             self._timer.set(self._end_ns)
 
+    def _decide(self, now_ns: int) -> Step | None:
+        """What to compute next of what had arrived by `now_ns`; None where there is nothing."""
+        scheduler = self.scheduler
+        self._decided_ns = now_ns
+        step = scheduler.schedule(now_ns)
+        if not step.entries and scheduler.waiting:
+            # Everything that waits came after the last step was planned to end: a late wake-up found it.
+            self._decided_ns = max(now_ns, scheduler.waiting[0].arrival_ns)
+            step = scheduler.schedule(self._decided_ns)
+        return step if step.entries else None
+
+    def _look_ahead(self) -> None:
+        """Book the step under way, and decide on the one after it where the profile does so early."""
+        step = self._step
+        if step is None:
+            return
+        self._sampled = self.scheduler.finish_step(step)
+        if self.profile.launches_ahead and self.scheduler.running:
+            step = self.scheduler.schedule(self._start_ns)
+            self._next = step if step.entries else None
+
     def _ring(self) -> None:
+        """The step under way has ended: begin the next one, then hand out what this one sampled."""
         step = self._step
         if step is None:
             return
         planned_ns = self._end_ns
-        sampled = self.scheduler.finish_step(step)
+        sampled = self._sampled
         self._records.add(self.steps_run, self._start_ns, planned_ns, step)
         self.steps_run += 1
         self.tokens_delivered += len(sampled)
-        # The next step first: its sequences do not wait for the handing out of this one's tokens.
         self._begin(planned_ns)
         if planned_ns - self._flushed_ns > FLUSH_NS or any(seq.finished for seq in sampled):
             self.flush()
         for seq in sampled:
+            if seq.aborted:
+                continue
             try:
                 seq.deliver(seq)
             except Exception:
                 log.exception("request %s: its token could not be handed out", seq.request_id)
-                self.scheduler.abort(seq)
+                self.abort(seq)
+        self._look_ahead()
         if self._loop is not None:
             # uvloop writes what was handed to its transports before it runs the next callbacks.
             self._loop.call_soon(self._handed_out, planned_ns)

@@ -11,7 +11,8 @@ from typing import Any
 
 from wattmeter.stepmodel import StepEnergyModel
 
-from wattserve.virtual_gpu.scheduler import Limits, Step
+from wattserve.virtual_gpu.scheduler import Limits
+from wattserve.virtual_gpu.timing import PowerLimit, Timing
 
 SCHEMA = "wattserve.profile/1"
 _FOLDER = "profiles"
@@ -25,10 +26,10 @@ class ProfileError(ValueError):
 class Profile:
     """One GPU with one model. `fit` says what it was fitted on and how far it is from the recordings.
 
-    `idle_watts` is drawn with the model loaded and nothing running. A step's uncapped length and its joules
-    above idle come from `step_model`; where their quotient would exceed `step_model.power_cap_watts` (above
-    idle, a little below the device's limit), the clock falls until it does not: the joules stay and the step
-    lasts longer. That is what the H200 does at saturation.
+    `idle_watts` is drawn with the model loaded and nothing running. A step's length is `timing`'s, its joules
+    above idle are `step_model`'s, lowered with the clock where the power limit holds it down.
+    `launches_ahead`: the engine decides on a step when the one before begins (vLLM's asynchronous
+    scheduling), so a request that comes in between waits for one step more.
     """
 
     name: str
@@ -39,34 +40,13 @@ class Profile:
     power_limit_watts: float
     limits: Limits
     step_model: StepEnergyModel
+    timing: Timing
+    launches_ahead: bool = True
     fit: dict[str, Any] = field(default_factory=dict)
 
-    def step_cost(self, step: Step) -> tuple[float, float]:
-        """(seconds, joules above idle) of a step."""
-        m = self.step_model
-        prefill, decode, context, pairs = (
-            step.prefill_tokens,
-            step.decode_tokens,
-            step.decode_context_tokens,
-            step.attention_pairs,
-        )
-        seconds = (
-            m.fixed_seconds
-            + m.prefill_token_seconds * prefill
-            + m.decode_token_seconds * decode
-            + m.context_token_seconds * context
-            + m.attention_pair_seconds * pairs
-        )
-        joules = (
-            m.fixed_joules
-            + m.prefill_token_joules * prefill
-            + m.decode_token_joules * decode
-            + m.context_token_joules * context
-            + m.attention_pair_joules * pairs
-        )
-        if m.power_cap_watts is not None and joules > m.power_cap_watts * seconds:
-            seconds = joules / m.power_cap_watts
-        return seconds, joules
+    def device(self) -> PowerLimit:
+        """A device of this kind, with the state of its clock."""
+        return PowerLimit(self.timing, self.step_model)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -78,7 +58,9 @@ class Profile:
             "idle_watts": self.idle_watts,
             "power_limit_watts": self.power_limit_watts,
             "limits": asdict(self.limits),
+            "launches_ahead": self.launches_ahead,
             "step_model": self.step_model.as_json(),
+            "timing": asdict(self.timing),
             "fit": self.fit,
         }
 
@@ -137,11 +119,9 @@ def parse_profile(data: Any) -> Profile:
         raise ValueError(f"limits: {error}") from None
     if "step_model" not in data:
         raise ValueError("step_model is missing")
-    step_model = StepEnergyModel.from_json(data["step_model"])
-    if step_model.fixed_seconds <= 0:
-        raise ValueError("step_model: fixed_seconds must be above 0, or an engine would run infinitely fast")
-    if step_model.power_cap_watts is not None and step_model.power_cap_watts <= 0:
-        raise ValueError("step_model: power_cap_watts must be above 0")
+    launches_ahead = data.get("launches_ahead", True)
+    if not isinstance(launches_ahead, bool):
+        raise ValueError(f"launches_ahead must be true or false, not {launches_ahead!r}")
     return Profile(
         name=data["name"],
         device_name=data["device_name"],
@@ -150,6 +130,8 @@ def parse_profile(data: Any) -> Profile:
         idle_watts=float(data["idle_watts"]),
         power_limit_watts=float(data["power_limit_watts"]),
         limits=limits,
-        step_model=step_model,
+        step_model=StepEnergyModel.from_json(data["step_model"]),
+        timing=Timing.from_json(data.get("timing")),
+        launches_ahead=launches_ahead,
         fit=data.get("fit", {}),
     )

@@ -51,6 +51,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "aborted",
         "arrival_ns",
         "cached_tokens",
         "computed",
@@ -89,6 +90,7 @@ class Sequence:
         self.arrival_ns = arrival_ns
         self.deliver = deliver
         self.state = State.WAITING
+        self.aborted = False
         self.computed = 0
         self.generated = 0
         self.cached_tokens = 0
