@@ -28,7 +28,7 @@ from wattmeter.knots import FaultInterval
 from wattmeter.meter import DeviceState, Meter, Reading
 from wattmeter.requests import MAX_REQUESTS, RequestBook
 from wattmeter.sampler import Sampler
-from wattmeter.settlement import Settlement
+from wattmeter.settlement import Lesson, Settlement
 from wattmeter.stepmodel import StepEnergyModel, step_work
 from wattmeter.stepqueue import StepQueue
 from wattmeter.steps import StepBatch
@@ -82,7 +82,9 @@ class Account:
         self.source = meter.source
         self._lock = threading.RLock()
         self._given_model = step_model or PRIOR_MODEL
+        self._model = self._given_model
         self._fit = OnlineFit(self._given_model) if fit_online else None
+        self._lessons: list[Lesson] = []
         self._clock = WallClock(history_seconds)
         self._clock.observe(self._clocks.monotonic_ns(), self._clocks.unix_seconds())
         period = getattr(meter, "update_period_seconds", None)
@@ -106,7 +108,7 @@ class Account:
             self._queue,
             self._idle,
             history_seconds=history_seconds,
-            learn=None if self._fit is None else self._fit.add,
+            learn=None if self._fit is None else self._lessons.append,
         )
         self._sampler = Sampler(
             meter,
@@ -270,30 +272,34 @@ class Account:
     def settle(self) -> None:
         """Settle what meter and step records cover by now; the account's thread does this by itself."""
         with self._lock:
-            now_ns = self._clocks.monotonic_ns()
-            covered = [ledger.covered_to_ns for ledger in self._ledgers.values()]
-            if any(value is None for value in covered):
-                return
-            until = min(value for value in covered if value is not None)
-            until = min(until, now_ns - round(RECORD_DELAY_SECONDS * 1e9))
-            last_end = self._queue.last_end_ns
-            if self._requests.active and last_end is not None:
-                # Records of running requests may be on their way: wait for them, but not for ever.
-                patience = now_ns - round(RECORD_PATIENCE_SECONDS * 1e9)
-                until = min(until, max(last_end, patience))
-            if not self._settlement.settle(until, self._model, self._clocks.unix_seconds()):
-                return
-            frontier = self._settlement.frontier_ns
-            assert frontier is not None
-            for state in self._requests.settle_until(frontier):
-                state.flags |= self._flags
-                self._settled.append(self._requests.energy(state))
-            del self._settled[:-10_000]
-            for state in self._requests.open_states():
-                state.pending_prefill_joules = state.pending_decode_joules = 0.0
-            rest, previous_end_ns = self._queue.rest()
-            if len(rest):
-                self._estimate(rest, from_ns=frontier, previous_end_ns=previous_end_ns)
+            self._settle_covered()
+        self._learn()
+
+    def _settle_covered(self) -> None:
+        now_ns = self._clocks.monotonic_ns()
+        covered = [ledger.covered_to_ns for ledger in self._ledgers.values()]
+        if any(value is None for value in covered):
+            return
+        until = min(value for value in covered if value is not None)
+        until = min(until, now_ns - round(RECORD_DELAY_SECONDS * 1e9))
+        last_end = self._queue.last_end_ns
+        if self._requests.active and last_end is not None:
+            # Records of running requests may be on their way: wait for them, but not for ever.
+            patience = now_ns - round(RECORD_PATIENCE_SECONDS * 1e9)
+            until = min(until, max(last_end, patience))
+        if not self._settlement.settle(until, self._model, self._clocks.unix_seconds()):
+            return
+        frontier = self._settlement.frontier_ns
+        assert frontier is not None
+        for state in self._requests.settle_until(frontier):
+            state.flags |= self._flags
+            self._settled.append(self._requests.energy(state))
+        del self._settled[:-10_000]
+        for state in self._requests.open_states():
+            state.pending_prefill_joules = state.pending_decode_joules = 0.0
+        rest, previous_end_ns = self._queue.rest()
+        if len(rest):
+            self._estimate(rest, from_ns=frontier, previous_end_ns=previous_end_ns)
 
     def _estimate(
         self, steps: StepBatch, *, from_ns: int | None = None, previous_end_ns: int | None = None
@@ -316,13 +322,26 @@ class Account:
             state.pending_prefill_joules += float(split.prefill_joules[row])
             state.pending_decode_joules += float(split.decode_joules[row])
 
-    @property
-    def _model(self) -> StepEnergyModel:
-        """The fitted model, except while only the given one is known to be good."""
-        fitted = None if self._fit is None else self._fit.model
+    def _learn(self) -> None:
+        """Fit the model to the pieces settled since; outside the lock, as answers must not wait for it."""
+        with self._lock:
+            lessons, self._lessons[:] = list(self._lessons), []
+        if self._fit is None or not lessons:
+            return
+        for lesson in lessons:
+            self._fit.add(
+                lesson.steps,
+                lesson.start_ns,
+                lesson.end_ns,
+                lesson.joules_above_idle,
+                previous_end_ns=lesson.previous_end_ns,
+            )
+        fitted = self._fit.model
         if fitted is None or (self._given_model.trusted and not fitted.trusted):
-            return self._given_model
-        return fitted
+            # Only the given one is known to be good.
+            fitted = self._given_model
+        with self._lock:
+            self._model = fitted
 
     def _run(self) -> None:
         while not self._stop.wait(SETTLE_PERIOD_SECONDS):

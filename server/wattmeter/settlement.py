@@ -8,8 +8,8 @@ the counters' change therefore holds for every piece by construction, and so for
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -79,18 +79,15 @@ class Totals:
         return self.prefill + self.decode + self.idle + self.unattributed
 
 
-class Learn(Protocol):
-    """What is told of each settled interval, to learn a step model from (OnlineFit.add)."""
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One settled interval to learn a step model from; the steps overlap it."""
 
-    def __call__(
-        self,
-        steps: StepBatch,
-        start_ns: int,
-        end_ns: int,
-        joules_above_idle: float,
-        *,
-        previous_end_ns: int | None = None,
-    ) -> None: ...
+    steps: StepBatch
+    start_ns: int
+    end_ns: int
+    joules_above_idle: float
+    previous_end_ns: int | None
 
 
 class Settlement:
@@ -104,7 +101,7 @@ class Settlement:
         idle: IdleTracker,
         *,
         history_seconds: float,
-        learn: Learn | None = None,
+        learn: Callable[[Lesson], None] | None = None,
     ) -> None:
         self._ledgers = ledgers
         self._book = book
@@ -289,7 +286,7 @@ class Settlement:
             latest = float(split.scale[0])
             self.scale = latest if self.scale is None else 0.7 * self.scale + 0.3 * latest
         if self._learn is not None and idle is not None and Fault.LOST_STEP_RECORDS not in flags:
-            self._learn(steps, start_ns, end_ns, above, previous_end_ns=previous_end_ns)
+            self._learn(Lesson(steps, start_ns, end_ns, above, previous_end_ns))
         by_group: dict[str, float] = {}
         given = float(np.sum(split.prefill_joules) + np.sum(split.decode_joules))
         for row, state in enumerate(states):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,10 @@ from wattmeter.steps import StepBatch
 def take_steps(batch: StepBatch, first: int, last: int) -> StepBatch:
     """The steps first..last-1 of a batch, with only the requests that are in them."""
     part = rows(batch, first, last)
-    used, request = np.unique(part.request, return_inverse=True)
-    names = tuple(batch.request_ids[i] for i in used)
-    return replace(part, request=request.astype(np.int32), request_ids=names, lost_steps=0)
+    used = np.bincount(part.request, minlength=len(batch.request_ids)) > 0
+    number = np.cumsum(used, dtype=np.int32) - np.int32(1)
+    names = tuple(itertools.compress(batch.request_ids, used.tolist()))
+    return replace(part, request=number[part.request], request_ids=names, lost_steps=0)
 
 
 class StepQueue:
