@@ -2,9 +2,9 @@
 
     python benchmarks/h200/pack.py DEST [--vllm-packer SCRIPT]
 
-DEST/wattload holds wheels for Python 3.12 on x86-64 Linux: wattload itself, Locust and what Locust needs that the
-machine's image does not have. With `--vllm-packer`, SCRIPT DEST is run first; it is expected to pack vLLM into
-DEST/part1, part2, ... in the same form (see README.md). Everything unpacks into /tmp/site.
+DEST/wattload holds wheels for Python 3.12 on x86-64 Linux: wattload itself, Locust and what Locust needs
+that the machine's image does not have. With `--vllm-packer`, SCRIPT DEST is run first; it is expected to
+pack vLLM into DEST/part1, part2, ... in the same form (see README.md). Everything unpacks into /tmp/site.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# What the image lacks. numpy, pyarrow, scipy, httpx, requests, werkzeug, jinja2, matplotlib, prometheus-client
-# and nvidia-ml-py are in it; fastapi, uvicorn, pydantic and pyzmq come with vLLM's packages.
+# What the image lacks. numpy, pyarrow, scipy, httpx, requests, werkzeug, jinja2, matplotlib,
+# prometheus-client and nvidia-ml-py are in it; fastapi, uvicorn, pydantic and pyzmq come with vLLM's packages.
 WHEELS = (
     "locust==2.47.0",
     "configargparse==1.9.0",
