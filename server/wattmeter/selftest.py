@@ -48,6 +48,7 @@ class SensorTest:
     counter_joules: float | None
     integrated_joules: float | None
     disagreement_ratio: float | None
+    power_behind_counter_seconds: float | None
     mean_watts: float | None
     not_determined: tuple[str, ...]
     flags: frozenset[Fault]
@@ -189,8 +190,8 @@ def _judge(device: Device, samples: _Samples, switches: F64 | None) -> SensorTes
     if power_period is None:
         unknown.append("update period of power: too few updates")
     ratio = None
-    if agreement is not None and agreement[1] > 0.0:
-        ratio = agreement[0] / agreement[1] - 1.0
+    if agreement is not None and agreement.integrated_joules > 0.0:
+        ratio = agreement.counter_joules / agreement.integrated_joules - 1.0
         if abs(ratio) > DISAGREEMENT_LIMIT:
             flags.add(Fault.SENSOR_DISAGREEMENT)
     else:
@@ -206,10 +207,11 @@ def _judge(device: Device, samples: _Samples, switches: F64 | None) -> SensorTes
         average_response=average_response,
         energy_read_seconds=_median(samples.energy_cost),
         power_read_seconds=_median(samples.power_cost),
-        counter_joules=None if agreement is None else agreement[0],
-        integrated_joules=None if agreement is None else agreement[1],
+        counter_joules=None if agreement is None else agreement.counter_joules,
+        integrated_joules=None if agreement is None else agreement.integrated_joules,
         disagreement_ratio=ratio,
-        mean_watts=None if agreement is None else agreement[0] / agreement[2],
+        power_behind_counter_seconds=None if agreement is None else agreement.power_lag_seconds,
+        mean_watts=None if agreement is None else agreement.counter_joules / agreement.seconds,
         not_determined=tuple(unknown),
         flags=frozenset(flags),
     )

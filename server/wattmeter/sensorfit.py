@@ -11,6 +11,7 @@ F64 = npt.NDArray[np.float64]
 LEAST_UPDATES = 8
 LEAST_SWITCHES = 4
 LEAST_FIT = 0.8
+MAX_LAG_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +83,47 @@ def response(
             end = np.interp(moments - lag, load_times, area)
             begin = np.interp(moments - lag - window, load_times, area)
             mean = (end - begin) / window
-            explained = _correlation(mean, seen) ** 2
+            # Only upwards: the mean of the rest of a square wave's period fits as well, upside down.
+            explained = max(_correlation(mean, seen), 0.0) ** 2
             if best is None or explained > best.explained:
                 best = Response(round(float(window), 4), round(float(lag), 4), explained)
     return best if best is not None and best.explained >= LEAST_FIT else None
 
 
-def counter_against_power(
-    times: F64, joules: F64, power_times: F64, watts: F64
-) -> tuple[float, float, float] | None:
-    """(counter's joules, power's integral, seconds) between the counter's first and last update.
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A counter's joules and power's integral over `seconds`; power runs `power_lag_seconds` behind."""
 
-    Counter samples (N,) at `times`, power samples (M,) at `power_times`; the integral holds each power value
-    until the next. None with fewer than LEAST_UPDATES updates, or where the counter fell.
+    counter_joules: float
+    integrated_joules: float
+    seconds: float
+    power_lag_seconds: float
+
+
+def counter_against_power(times: F64, joules: F64, power_times: F64, watts: F64) -> Agreement | None:
+    """Compare a counter, (N,) samples at `times`, with the integral of power, (M,) samples at `power_times`.
+
+    Each power value is held until the next. The integral is taken over the time between the counter's
+    updates, moved by the lag (0 to 0.3 s) at which the two follow each other best: else a load that was off
+    at the start and on at the end would pass for a disagreement. None with fewer than LEAST_UPDATES updates,
+    or where the counter fell.
     """
     moments, values = updates(times, joules)
     if len(moments) < LEAST_UPDATES or len(power_times) < 2 or np.any(np.diff(values) < 0.0):
         return None
     area = np.concatenate(([0.0], np.cumsum(watts[:-1] * np.diff(power_times))))
-    begin, end = max(moments[0], power_times[0]), min(moments[-1], power_times[-1])
-    low = int(np.searchsorted(moments, begin))
-    high = int(np.searchsorted(moments, end, side="right")) - 1
-    if high - low < LEAST_UPDATES - 1:
+    inside = (moments >= power_times[0]) & (moments + MAX_LAG_SECONDS <= power_times[-1])
+    moments, values = moments[inside], values[inside]
+    if len(moments) < LEAST_UPDATES:
         return None
-    integral = np.interp(moments[[low, high]], power_times, area)
-    seconds = float(moments[high] - moments[low])
-    return float(values[high] - values[low]), float(integral[1] - integral[0]), seconds
+    gained = np.diff(values)
+    best, best_error, integral = 0.0, np.inf, 0.0
+    for lag in np.arange(0.0, MAX_LAG_SECONDS + 1e-9, 0.01):
+        part = np.diff(np.interp(moments + lag, power_times, area))
+        error = float(np.sum((gained - part) ** 2))
+        if error < best_error:
+            best, best_error, integral = float(lag), error, float(np.sum(part))
+    return Agreement(float(values[-1] - values[0]), integral, float(moments[-1] - moments[0]), round(best, 4))
 
 
 def _correlation(a: F64, b: F64) -> float:
