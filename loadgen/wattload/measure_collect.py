@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,11 +48,27 @@ def collect(run: RunDir, client: EnergySource, *, settle_seconds: float = 15.0) 
     try:
         offset = capture.clock.offset_seconds if capture.clock is not None else 0.0
         if window.end_unix > window.start_unix:
-            capture.energy_window = client.window(window.start_unix + offset, window.end_unix + offset)
+            # The last answer may come before the planned arrivals end; the window goes on to there all the
+            # same.
+            time.sleep(max(0.0, window.end_unix - time.time()))
+            start, end = window.start_unix + offset, window.end_unix + offset
+            capture.energy_window = settled_window(client, start, end, timeout_seconds=settle_seconds)
     except (httpx.HTTPError, ValueError, KeyError) as error:
         problems.append(f"the window's energy could not be fetched: {error}")
     run.save_capture(capture)
     return problems
+
+
+def settled_window(
+    client: EnergySource, start_unix: float, end_unix: float, *, timeout_seconds: float
+) -> dict[str, Any]:
+    """The endpoint's energy of [start, end), meter's clock; asked again until complete or time is up."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        said = client.window(start_unix, end_unix)
+        if said.get("complete") or time.monotonic() >= deadline:
+            return said
+        time.sleep(0.2)
 
 
 def rewrite_requests(

@@ -13,8 +13,10 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
+from synthetic_run import Synthetic
 from wattload.energy import EnergyClient, SeriesPoller, base_url, probe
 from wattload.errors import BadInput
+from wattload.measure import collect
 from wattload.rundir import RunDir
 from wattload.runjson import ClockInfo
 
@@ -164,3 +166,19 @@ def test_settling_asks_until_nothing_is_provisional(url: str) -> None:
     assert found["b"].status == "settled"
     assert found["b"].prefill_joules == 0.5
     assert Meter.polls == 2
+
+
+def test_a_window_that_is_not_over_is_waited_for(url: str, tmp_path: Path) -> None:
+    """All answers may be in before the planned arrivals end; the meter is asked when the window has ended."""
+    now = time.time()
+    run = Synthetic(rate=20.0, duration=5.0, warmup=1.0, with_answer=False).write(tmp_path / "run")
+    capture = run.load_capture()
+    capture.started_unix, capture.duration_seconds = now - 4.0, 5.0
+    capture.clock = ClockInfo(offset_seconds=CLOCK_AHEAD, uncertainty_seconds=0.001)
+    run.save_capture(capture)
+    assert collect(run, EnergyClient(url)) == []
+    said = run.load_capture().energy_window
+    assert said is not None
+    assert said["complete"] is True
+    assert said["total_joules"] == pytest.approx(4 * WATTS)
+    assert time.time() >= now + 1.0

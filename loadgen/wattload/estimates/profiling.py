@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from wattload.energy import EnergyClient
 from wattload.errors import BadInput, RunInvalid
 from wattload.estimates.profile import ShapeCost, workload_bins
 from wattload.execution import execute
+from wattload.measure_collect import settled_window
 from wattload.measure_joules import INVALIDATING
 from wattload.rundir import RunDir
 
@@ -170,9 +170,12 @@ def _cost(run: RunDir, shape: Shape, waves: int, period: float) -> ShapeCost:
     lengths = [float(last[wave == k].max() - sent[wave == k].min()) for k in range(waves)]
     offset = capture.clock.offset_seconds
     # A tenth of a second at each end: what a meter that steps that often books late is still the batch's.
-    said = _settled_window(
-        capture.energy_url, float(sent.min()) + offset - 0.1, float(last.max()) + offset + 0.1
-    )
+    client = EnergyClient(capture.energy_url)
+    try:
+        begin, end = float(sent.min()) + offset - 0.1, float(last.max()) + offset + 0.1
+        said = settled_window(client, begin, end, timeout_seconds=_SETTLE_SECONDS)
+    finally:
+        client.close()
     if not said.get("complete") or said.get("total_joules") is None or said.get("idle_joules") is None:
         raise RunInvalid(f"shape {shape.key}: the meter did not cover the batches ({said.get('flags')})")
     tokens = rows.column("output_tokens").to_numpy().astype(np.float64)
@@ -188,17 +191,3 @@ def _cost(run: RunDir, shape: Shape, waves: int, period: float) -> ShapeCost:
         tpot_seconds=float(np.median(gaps)) if len(gaps) else None,
         flags=[str(flag) for flag in said.get("flags") or []],
     )
-
-
-def _settled_window(url: str, start: float, end: float) -> dict[str, Any]:
-    """The endpoint's energy of [start, end), asked again for a few seconds until it is complete."""
-    client = EnergyClient(url)
-    try:
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while True:
-            said = client.window(start, end)
-            if said.get("complete") or time.monotonic() > deadline:
-                return said
-            time.sleep(0.2)
-    finally:
-        client.close()
