@@ -21,6 +21,7 @@ from wattload.locust_ui.live import LiveEnergy
 from wattload.locust_ui.options import add_options, settings
 from wattload.locust_ui.tab import add_tab
 from wattload.progress import make_progress
+from wattload.runjson import RunJson
 from wattload.runner import LoadResult, LocalLoad, Recorder, watch
 from wattload.worker import WorkerSide
 from wattload.worker_master import DistributedRun, Leader
@@ -41,6 +42,7 @@ class Test:
         self.running = self.finished = False
         self.runs = 0
         self.directory: Any = None
+        self.result: RunJson | None = None
         runner = environment.runner
         if isinstance(runner, WorkerRunner):
             self.side = WorkerSide(environment)
@@ -72,7 +74,7 @@ class Test:
             return
         for note in prepared.schedule.notes:
             log.info("note: %s", note)
-        self.directory = prepared.directory
+        self.directory, self.result = prepared.directory, None
         plan = self.session.plan()
         if self.leader is not None:
             self.load = self.leader.begin(plan, Recorder(plan, None))
@@ -117,7 +119,7 @@ class Test:
     def _finish(self, result: LoadResult) -> None:
         assert self.session is not None
         self.session.load_over()
-        run = self.session.finish(result)
+        run = self.result = self.session.finish(result)
         log.info("run directory: %s", self.directory.path)
         log.info("valid run" if run.valid else f"not valid: {'; '.join(run.reasons)}")
         if not run.valid:

@@ -82,6 +82,7 @@ def table(test: Test) -> list[dict[str, str]]:
     last = live.points[-1]
     modelled = " (modelled)" if live.source == "modelled" else ""
     rows = [
+        *_measured(test, modelled),
         ("Power", last["watts"], f"W{modelled}"),
         ("Energy a request, recent, its own", last["joules_per_request"], f"J{modelled}"),
         ("Energy an output token, recent", last["joules_per_output_token"], f"J{modelled}"),
@@ -102,6 +103,20 @@ def table(test: Test) -> list[dict[str, str]]:
 def _shown(value: float) -> str:
     """Four digits, and nothing of what rounding leaves of a zero."""
     return f"{value:.4g}" if abs(value) >= 1e-4 else "0"
+
+
+def _measured(test: Test, modelled: str) -> list[tuple[str, float | None, str]]:
+    """Of a finished run, the figures of its measurement window: those of run.json and of the report."""
+    if test.result is None or test.result.energy.per_request_joules is None:
+        return []
+    energy, each = test.result.energy, test.result.energy.per_request_joules
+    return [
+        ("In the window: energy a request", each.mean, f"J{modelled}"),
+        ("In the window: energy a request, its own", each.attributed_mean, f"J{modelled}"),
+        ("In the window: energy an output token", energy.per_output_token_joules, f"J{modelled}"),
+        ("In the window: total", energy.total_joules, f"J{modelled}"),
+        ("In the window: mean power", energy.mean_watts, f"W{modelled}"),
+    ]
 
 
 def _csv(test: Test) -> Response:
