@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -107,7 +108,7 @@ class GenerateEndpoint:
         self.on_abort = on_abort
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrival_ns = time.monotonic_ns()
+        received_ns = time.monotonic_ns()
         send = scope.get("wattserve.send", send)
         try:
             body = await _read_body(receive)
@@ -123,7 +124,11 @@ class GenerateEndpoint:
         except ApiError as error:
             await send_error(send, error)
             return
-        answer = self._answer(job, _request_id(scope), send, arrival_ns)
+        delay = self.engine.profile.frontend_seconds
+        if delay > 0:
+            await asyncio.sleep(delay)
+        answer = self._answer(job, _request_id(scope), send)
+        answer.arrival_ns = received_ns
         answer.begin()
         self.engine.submit([choice.sequence for choice in answer.choices])
         # The server says "disconnect" when the client has gone, and also once the response is complete.
@@ -133,7 +138,7 @@ class GenerateEndpoint:
                 self.engine.abort(choice.sequence)
             self.on_abort(answer)
 
-    def _answer(self, job: Job, request_id: str, send: Send, arrival_ns: int) -> Answer:
+    def _answer(self, job: Job, request_id: str, send: Send) -> Answer:
         model = self.model
         answer = Answer(
             job,
@@ -144,7 +149,7 @@ class GenerateEndpoint:
             on_first_token=self.on_first_token,
             on_end=self.on_end,
         )
-        answer.arrival_ns = arrival_ns
+        arrival_ns = time.monotonic_ns()
         for prompt, ids in enumerate(job.prompts):
             for number in range(job.parameters.n):
                 start, tokens, shown, reason = model.plan_choice(job, prompt, number)

@@ -29,7 +29,8 @@ class Profile:
     `idle_watts` is drawn with the model loaded and nothing running. A step's length is `timing`'s, its joules
     above idle are `step_model`'s, lowered with the clock where the power limit holds it down.
     `launches_ahead`: the engine decides on a step when the one before begins (vLLM's asynchronous
-    scheduling), so a request that comes in between waits for one step more.
+    scheduling), so a request that comes in between waits for one step more. `frontend_seconds` is what the
+    server spends on a request outside the engine: it delays each arrival.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Profile:
     step_model: StepEnergyModel
     timing: Timing
     launches_ahead: bool = True
+    frontend_seconds: float = 0.0
     fit: dict[str, Any] = field(default_factory=dict)
 
     def device(self) -> PowerLimit:
@@ -59,6 +61,7 @@ class Profile:
             "power_limit_watts": self.power_limit_watts,
             "limits": asdict(self.limits),
             "launches_ahead": self.launches_ahead,
+            "frontend_seconds": self.frontend_seconds,
             "step_model": self.step_model.as_json(),
             "timing": asdict(self.timing),
             "fit": self.fit,
@@ -102,8 +105,8 @@ def parse_profile(data: Any) -> Profile:
     for key in ("name", "device_name", "model"):
         if not isinstance(data.get(key), str) or not data[key]:
             raise ValueError(f"{key} is missing")
-    for key in ("idle_watts", "power_limit_watts"):
-        value = data.get(key)
+    for key in ("idle_watts", "power_limit_watts", "frontend_seconds"):
+        value = data.get(key, 0.0 if key == "frontend_seconds" else None)
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
@@ -133,5 +136,6 @@ def parse_profile(data: Any) -> Profile:
         step_model=StepEnergyModel.from_json(data["step_model"]),
         timing=Timing.from_json(data.get("timing")),
         launches_ahead=launches_ahead,
+        frontend_seconds=float(data.get("frontend_seconds", 0.0)),
         fit=data.get("fit", {}),
     )
