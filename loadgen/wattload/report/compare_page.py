@@ -54,13 +54,15 @@ def print_table(comparison: Comparison, console: Console | None = None) -> None:
     out = console or Console()
     modelled = "modelled" in comparison.baseline.json.energy.flags
     for run in comparison.against:
-        table = Table(title=f"{run.name} against {comparison.baseline.name}", title_justify="left")
+        word = " (joules and watts modelled)" if modelled else ""
+        title = f"{run.name} against {comparison.baseline.name}{word}"
+        table = Table(title=title, title_justify="left", pad_edge=False)
         table.add_column("number", no_wrap=True)
         for name in ("before", "after", "change", "95 % interval"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("sure")
         for change in run.changes:
-            name, before, after, relative, spread, verdict = _row(change, modelled)
+            name, before, after, relative, spread, verdict = _row(change, False)
             table.add_row(name, before, after, relative, spread, verdict)
         out.print(table)
         for note in run.notes:
