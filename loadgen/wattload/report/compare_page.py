@@ -62,23 +62,29 @@ def print_table(comparison: Comparison, console: Console | None = None) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("sure")
         for change in run.changes:
-            name, before, after, relative, spread, verdict = _row(change, False)
-            table.add_row(name, before, after, relative, spread, verdict)
+            table.add_row(*_row(change, False)[:-1])
         out.print(table)
+        first = next((c for c in run.changes if c.interval is not None), None)
+        if first is not None:
+            out.print(
+                f"  {first.title}: a change from {_row(first, False)[-1]} on would be seen", style="dim"
+            )
         for note in run.notes:
             out.print(f"  {note}", highlight=False, style="dim")
 
 
-def _row(change: Change, modelled: bool) -> tuple[str, str, str, str, str, str]:
+def _row(change: Change, modelled: bool) -> tuple[str, str, str, str, str, str, str]:
     relative = f"{change.fraction:+.2%}" if change.fraction is not None else "–"
-    spread = ""
+    spread, least = "", ""
     if change.interval is not None and change.before:
+        seen = change.interval.minimum_detectable_difference(paired=True) / abs(change.before)
+        least = f"{seen:.2%}"
         low, high = (edge / abs(change.before) for edge in change.interval.pair)
         spread = f"[{low:+.2%}, {high:+.2%}]"
     verdict = {None: "", True: "yes", False: "no"}[change.sure]
     values = (quantity(value, change.unit, modelled=modelled) for value in (change.before, change.after))
     before, after = values
-    return change.title, before, after, relative, spread, verdict
+    return change.title, before, after, relative, spread, verdict, least
 
 
 def forest(run: Against, number: int) -> str | None:
