@@ -16,6 +16,8 @@ mkdir -p "$folder"
 # /tmp/site is where unpack.sh puts vLLM and wattload; elsewhere they are installed.
 if [ -d /tmp/site ]; then export PYTHONPATH=/tmp/site${PYTHONPATH:+:$PYTHONPATH}; fi
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
+# vLLM for offline machines is packed without FlashInfer; its own sampler serves both modes alike.
+export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
 model=${TMPDIR:-/tmp}/model-$shape
 [ -f "$model/config.json" ] || "$python" "$here/../random_model.py" "$shape" "$model"
 common=(--load-format dummy --served-model-name "$shape" --host 127.0.0.1 --port "$port" --disable-uvicorn-access-log)
