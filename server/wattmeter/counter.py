@@ -67,6 +67,7 @@ class JouleCounter:
         self._joules = 0.0
         self._raw: float | None = None
         self._last_ns = 0
+        self._half_ns = 0
         self._moved_ns = 0
         self._after_fault: int | None = None
         self._first_move_pending = True
@@ -80,50 +81,61 @@ class JouleCounter:
         return self._faults.take()
 
     def add(self, reading: Reading) -> list[Knot]:
-        """Take one reading, later than all before; readings without an energy are faults over their time."""
+        """Take one reading, not before the last; one without an energy is a fault over its time."""
         now = reading.monotonic_ns
         value = reading.energy_joules
         if value is None or not math.isfinite(value) or value < 0.0:
             reason = reading.fault or Fault.UNKNOWN_ERROR
             self._faults.begin(reason, self._last_ns if self._raw is not None else now, f"energy {value!r}")
             return []
-        if self._raw is None:
-            self._faults.end_read_faults(now)
-            self._raw, self._last_ns, self._moved_ns = value, now, now
-            return []
-        if now <= self._last_ns:
+        if self._raw is not None and now < self._last_ns:
             raise ValueError("joule counter: readings must come in time order")
         self._faults.end_read_faults(now)
-        previous, previous_ns, self._last_ns = self._raw, self._last_ns, now
-        if value < previous:
-            # The counter began anew (driver reload, GPU reset): what was used since the last read is unknown.
-            self._faults.over(Fault.COUNTER_RESET, previous_ns, now, f"{previous:.3f} J to {value:.3f} J")
-            self._faults.end(Fault.STALE_SENSOR, now)
-            self._raw, self._moved_ns = value, now
-            self._segment += 1
-            self._first_move_pending = True
-            if self.edges is not None:
-                self.edges.restart()
-            return []
-        if value == previous:
-            if self.edges is not None:
-                self.edges.unmoved(previous_ns, now)
-            if now - self._moved_ns > self._stale_ns:
-                self._faults.begin(Fault.STALE_SENSOR, self._moved_ns, "the counter stands while time passes")
-            return []
-        self._faults.end(Fault.STALE_SENSOR, now)
-        after, by = previous_ns, now
+        previous, previous_ns, previous_half_ns = self._raw, self._last_ns, self._half_ns
+        self._raw, self._last_ns, self._half_ns = value, now, round(reading.within_seconds * 1e9)
         if self.edges is not None:
-            after, by = self.edges.moved(previous_ns, now)
-        self._moved_ns = now
-        self._raw = value
+            self.edges.call_ns = 2 * self._half_ns
+        if previous is None:
+            self._moved_ns = now
+        elif value < previous:
+            self._reset(previous, value, previous_ns)
+        elif value == previous:
+            self._stands(previous_ns + previous_half_ns)
+        else:
+            return [self._moved(value - previous, previous_ns - previous_half_ns)]
+        return []
+
+    def _reset(self, previous: float, value: float, previous_ns: int) -> None:
+        """The counter began anew (driver reload, GPU reset): what was used since the last read is unknown."""
+        self._faults.over(
+            Fault.COUNTER_RESET, previous_ns, self._last_ns, f"{previous:.3f} J to {value:.3f} J"
+        )
+        self._faults.end(Fault.STALE_SENSOR, self._last_ns)
+        self._moved_ns = self._last_ns
+        self._segment += 1
+        self._first_move_pending = True
+        if self.edges is not None:
+            self.edges.restart()
+
+    def _stands(self, since_ns: int) -> None:
+        if self.edges is not None:
+            self.edges.unmoved(since_ns, self._last_ns - self._half_ns)
+        if self._last_ns - self._moved_ns > self._stale_ns:
+            self._faults.begin(Fault.STALE_SENSOR, self._moved_ns, "the counter stands while time passes")
+
+    def _moved(self, gained: float, since_ns: int) -> Knot:
+        self._faults.end(Fault.STALE_SENSOR, self._last_ns)
+        self._moved_ns = self._last_ns
+        after, by = since_ns, self._last_ns + self._half_ns
+        if self.edges is not None:
+            after, by = self.edges.moved(after, by)
         if self._first_move_pending:
-            # The first move after the start or a reset: energy is counted from this update on, since when the
+            # The first move after the start or a reset: energy counts from this update on, since when the
             # value before it was reached is not known.
             self._first_move_pending = False
-            return [Knot(after, by, self._joules, self._segment)]
-        self._joules += value - previous
-        return [Knot(after, by, self._joules, self._segment)]
+        else:
+            self._joules += gained
+        return Knot(after, by, self._joules, self._segment)
 
 
 class PowerCounter:

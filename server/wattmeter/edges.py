@@ -13,8 +13,8 @@ from __future__ import annotations
 DRIFT = 5e-5
 JITTER_NS = 2_000_000
 SLACK_NS = 2 * JITTER_NS
-NARROW_NS = 5_000_000
-WIDE_NS = 7_000_000
+NARROW_NS = 6_000_000
+WIDE_NS = 8_000_000
 GUARD_NS = 1_500_000
 CONTRADICTIONS = 4
 
@@ -23,13 +23,14 @@ class EdgeClock:
     """Estimate of the update times of a counter with a known period: an interval (lo, hi] that repeats.
 
     `moved` and `unmoved` take what two neighbouring reads showed; `next_read_ns` says when the next read
-    teaches or confirms most. Times are monotonic nanoseconds.
+    teaches or confirms most: when to begin a call that takes `call_ns`. Times are monotonic ns.
     """
 
     def __init__(self, period_seconds: float) -> None:
         if not period_seconds > 0.0:
             raise ValueError(f"edge clock: period must be above 0 s, not {period_seconds!r}")
         self.period_ns = round(period_seconds * 1e9)
+        self.call_ns = 0
         self._low = 0
         self._high: int | None = None
         self._confirmed = False
@@ -89,7 +90,7 @@ class EdgeClock:
 
     def unmoved(self, after_ns: int, by_ns: int) -> None:
         """No update fell in (after, by]."""
-        if self.given_up:
+        if self.given_up or by_ns <= after_ns:
             return
         if self._high is None:
             if by_ns - after_ns < self.period_ns:
@@ -142,7 +143,8 @@ class EdgeClock:
         # The last read was in the time without updates. Seeking: the next is in the middle of the interval
         # and halves it. Narrow, but not confirmed: the next is just before the interval and must find the
         # counter standing.
-        return max((low + high) // 2 if self._seeking else low - GUARD_NS, last_read_ns + 1)
+        target = (low + high - self.call_ns) // 2 if self._seeking else low - GUARD_NS - self.call_ns
+        return max(target, last_read_ns + 1)
 
     def _set(self, low: int, high: int) -> None:
         if high - low < JITTER_NS:

@@ -24,7 +24,8 @@ class Reading:
     """What one device's sensors said at one moment; a field that was not read or not available is None.
 
     `energy_joules` is the device's own running counter, whatever its origin. `fault` says why a value that
-    was asked for is missing or must not be trusted.
+    was asked for is missing or must not be trusted. The value was taken at `monotonic_ns`, give or take
+    `within_seconds` (half of what the call took).
     """
 
     device_id: str
@@ -33,6 +34,7 @@ class Reading:
     energy_joules: float | None = None
     power_watts: float | None = None
     fault: Fault | None = None
+    within_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

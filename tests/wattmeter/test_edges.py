@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from wattmeter.counter import JouleCounter
 from wattmeter.edges import CONTRADICTIONS, EdgeClock
+from wattmeter.meter import Reading
 
 MS = 1_000_000
 
@@ -17,8 +19,13 @@ def follow(
     jitter_ns: int = 300_000,
     seed: int = 1,
     seconds: int = 60,
+    call_ns: int = 0,
+    stall_every: int = 0,
 ) -> tuple[EdgeClock, list[int], list[tuple[int, int, float]]]:
-    """Read a counter with this period as the clock asks: (clock, read times, (after, by, true update))."""
+    """Read a counter with this period as the clock asks: (clock, read times, (after, by, true update)).
+
+    A call takes `call_ns`, every `stall_every`-th 35 ms; the value is taken at any moment of it.
+    """
     chance = random.Random(seed)
     phase = chance.randrange(period_ns)
     jitters: dict[int, int] = {}
@@ -34,26 +41,30 @@ def follow(
         return number
 
     clock = EdgeClock(0.1)
-    now = 1_000 * MS
-    reads, seen, brackets = [now], last_update(now), []
-    while now < (seconds + 1) * 1000 * MS:
-        target = clock.next_read_ns(now, reads[-10] + 980 * MS if len(reads) >= 10 else 0)
-        assert target > now
-        before, now = now, target + int(chance.expovariate(1 / 500_000))
-        reads.append(now)
-        number = last_update(now)
-        if number != seen:
-            brackets.append((*clock.moved(before, now), update(number)))
-        else:
-            clock.unmoved(before, now)
-        seen = number
+    counter = JouleCounter("gpu", edges=clock)
+    start = 1_000 * MS
+    reads: list[int] = []
+    brackets: list[tuple[int, int, float]] = []
+    while start < (seconds + 1) * 1000 * MS:
+        took = 35 * MS if stall_every and len(reads) % stall_every == stall_every - 1 else call_ns
+        number = last_update(start + round(chance.random() * took))
+        middle = start + took // 2
+        reading = Reading(
+            "gpu", middle, middle * 1e-9, energy_joules=float(number), within_seconds=0.5e-9 * took
+        )
+        brackets += [(knot.after_ns, knot.by_ns, update(number)) for knot in counter.add(reading)]
+        reads.append(start)
+        target = clock.next_read_ns(middle, reads[-10] + 980 * MS if len(reads) >= 10 else 0)
+        assert target > middle
+        start = max(target, start + took) + int(chance.expovariate(1 / 500_000))
     return clock, reads, brackets
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("drift", [0.0, 2e-5, -2e-5])
-def test_updates_are_known_to_a_few_milliseconds(seed: int, drift: float) -> None:
-    clock, reads, brackets = follow(drift=drift, seed=seed)
+@pytest.mark.parametrize("call_ms", [0, 4])
+def test_updates_are_known_to_a_few_milliseconds(seed: int, drift: float, call_ms: int) -> None:
+    clock, reads, brackets = follow(drift=drift, seed=seed, call_ns=call_ms * MS)
     assert clock.locked
     late = brackets[50:]
     widths = sorted(by - after for after, by, _ in late)
@@ -62,6 +73,15 @@ def test_updates_are_known_to_a_few_milliseconds(seed: int, drift: float) -> Non
     wrong = sum(not after - MS <= true <= by + MS for after, by, true in late)
     assert wrong <= 0.01 * len(late)
     assert len(reads) / ((reads[-1] - reads[0]) * 1e-9) < 10.05
+
+
+def test_calls_that_stall_widen_a_bracket_and_do_not_break_the_clock() -> None:
+    clock, _, brackets = follow(call_ns=4 * MS, stall_every=9)
+    late = brackets[50:]
+    widths = sorted(by - after for after, by, _ in late)
+    assert widths[len(widths) // 2] < 10 * MS
+    assert sum(not after - MS <= true <= by + MS for after, by, true in late) <= 0.01 * len(late)
+    assert not clock.given_up
 
 
 def test_it_locks_within_two_seconds() -> None:

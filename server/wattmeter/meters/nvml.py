@@ -118,11 +118,15 @@ class NvmlMeter:
             millijoules = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handles[device_id])
         except self._nvml.NVMLError as error:
             return Reading(device_id, time.monotonic_ns(), time.time(), fault=fault_of(error))
-        # The value is as old as somewhere within the call: its middle errs by half a call at most.
+        # The value was taken somewhere within the call.
         after = time.monotonic_ns()
-        middle = (before + after) // 2
+        half_seconds = 0.5e-9 * (after - before)
         return Reading(
-            device_id, middle, time.time() - (after - middle) * 1e-9, energy_joules=millijoules * 1e-3
+            device_id,
+            (before + after) // 2,
+            time.time() - half_seconds,
+            energy_joules=millijoules * 1e-3,
+            within_seconds=half_seconds,
         )
 
     def read_power(self, device_id: str) -> Reading:

@@ -120,18 +120,21 @@ class RecordedMeter:
         return self._devices
 
     def read_energy(self, device_id: str) -> Reading:
-        now, row, before = self._row()
+        read_ns, row, before = self._row()
         if row is None:
-            return Reading(device_id, now, time.time(), fault=Fault.GPU_LOST)
-        return Reading(
-            device_id, now, time.time(), energy_joules=before + float(self.readings.energy_joules[row])
-        )
+            return Reading(device_id, read_ns, time.time(), fault=Fault.GPU_LOST)
+        joules = before + float(self.readings.energy_joules[row])
+        return Reading(device_id, read_ns, self._unix(read_ns), energy_joules=joules)
 
     def read_power(self, device_id: str) -> Reading:
-        now, row, _ = self._row()
+        read_ns, row, _ = self._row()
         if row is None:
-            return Reading(device_id, now, time.time(), fault=Fault.GPU_LOST)
-        return Reading(device_id, now, time.time(), power_watts=float(self.readings.instant_watts[row]))
+            return Reading(device_id, read_ns, time.time(), fault=Fault.GPU_LOST)
+        watts = float(self.readings.instant_watts[row])
+        return Reading(device_id, read_ns, self._unix(read_ns), power_watts=watts)
+
+    def _unix(self, read_ns: int) -> float:
+        return time.time() - (self._now_ns() - read_ns) * 1e-9
 
     def close(self) -> None:
         return None
@@ -145,7 +148,7 @@ class RecordedMeter:
             yield Reading(device_id, round(unix * 1e9), float(unix), float(joules), float(watts))
 
     def _row(self) -> tuple[int, int | None, float]:
-        """(now, the row of that moment or None past the end, joules of the rounds before)."""
+        """(when the row was read, on our clock; the row, None past the end; joules of the rounds before)."""
         data, now = self.readings, self._now_ns()
         begin, end = float(data.unix_seconds[0]), float(data.unix_seconds[-1])
         passed = (now - self._opened_ns) * 1e-9 * self._speed
@@ -154,4 +157,7 @@ class RecordedMeter:
             return now, None, 0.0
         place = begin + passed - rounds * (end - begin)
         row = int(np.searchsorted(data.unix_seconds, place, side="right")) - 1
-        return now, max(row, 0), rounds * float(data.energy_joules[-1] - data.energy_joules[0])
+        row = max(row, 0)
+        since = float(data.unix_seconds[row]) - begin + rounds * (end - begin)
+        read_ns = self._opened_ns + round(since / self._speed * 1e9)
+        return read_ns, row, rounds * float(data.energy_joules[-1] - data.energy_joules[0])
