@@ -1,7 +1,8 @@
-"""The same figure from two places: Prometheus over a run's measurement window, and the run's run.json."""
+"""The same figure from two places: Prometheus's samples over a run's measurement window, and the run's run.json."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,16 @@ from checker.prometheus import Prometheus
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure twice, and by how much they differ, relative to run.json's."""
+    """One figure twice, and by how much they differ, relative to run.json's.
+
+    `prometheus` is the counters' change between the edges of the window, straight lines between scrapes;
+    `increase` is what `increase(...)` over the window says at its end, as a panel does. They part where a scrape
+    near an edge was late: increase() then guesses from the window's mean.
+    """
 
     figure: str
-    query: str
     prometheus: float
+    increase: float
     run_json: float
 
     @property
@@ -22,23 +28,35 @@ class Row:
         return abs(self.prometheus - self.run_json) / abs(self.run_json)
 
 
+def _at(samples: tuple[tuple[float, float], ...], moment: float) -> float:
+    """A counter between its scrapes; before the first it was what it was at the first."""
+    times = [t for t, _ in samples]
+    right = bisect_left(times, moment)
+    if right == 0:
+        return samples[0][1]
+    if right == len(samples):
+        return samples[-1][1]
+    (t0, v0), (t1, v1) = samples[right - 1], samples[right]
+    return v0 + (v1 - v0) * (moment - t0) / (t1 - t0)
+
+
+def _change(prometheus: Prometheus, selector: str, start: float, end: float) -> tuple[float, float]:
+    """A counter's change over [start, end), summed over its series: between scrapes, and by increase()."""
+    around = prometheus.raw(f"{selector}[{round(end - start) + 30}s]", end + 15)
+    exact = sum(_at(s.samples, end) - _at(s.samples, start) for s in around)
+    answer = prometheus.instant(f"sum(increase({selector}[{round(end - start)}s]))", end)
+    return exact, answer[0].samples[0][1] if answer else float("nan")
+
+
 def compare(prometheus: Prometheus, run: dict[str, Any], name: str) -> list[Row]:
     """Each figure of the dashboards that run.json has too, over the run's window [start, end)."""
     start, end = run["window"]["start_unix"], run["window"]["end_unix"]
-    over = f"[{round(end - start)}s]"
-    energy = run["energy"]
-    joules = f"sum(increase(wattserve_device_energy_joules_total{over}))"
-    asked = f'sum(increase(wattload_planned_requests_total{{run="{name}"}}{over}))'
-    rows = [
-        ("joules of the devices", joules, energy["total_joules"]),
-        ("mean power, W", f"{joules} / {round(end - start)}", energy["mean_watts"]),
-        (
-            "joules per request due",
-            f"{joules} / {asked}",
-            energy["total_joules"] / run["requests"]["in_window"],
-        ),
-    ]
+    energy, seconds = run["energy"], end - start
+    joules, said = _change(prometheus, "wattserve_device_energy_joules_total", start, end)
+    asked, counted = _change(prometheus, f'wattload_planned_requests_total{{run="{name}"}}', start, end)
     return [
-        Row(figure, query, prometheus.instant(query, end)[0].samples[0][1], said)
-        for figure, query, said in rows
+        Row("joules of the window", joules, said, energy["total_joules"]),
+        Row("mean power, W", joules / seconds, said / seconds, energy["mean_watts"]),
+        Row("requests due", asked, counted, run["requests"]["in_window"]),
+        Row("joules per request", joules / asked, said / counted, energy["per_request_joules"]["mean"]),
     ]

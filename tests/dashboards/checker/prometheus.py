@@ -104,6 +104,10 @@ class Prometheus:
             return [Series({}, ((data["result"][0], float(data["result"][1])),))]
         return _series(data["result"])
 
+    def raw(self, selector: str, at: float) -> list[Series]:
+        """The samples themselves of a range selector like x[60s]."""
+        return _series(self._ask("query", query=selector, time=at)["result"])
+
     def range(self, expr: str, start: float, end: float, step: float) -> list[Series]:
         return _series(self._ask("query_range", query=expr, start=start, end=end, step=step)["result"])
 

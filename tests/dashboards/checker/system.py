@@ -34,7 +34,7 @@ def _console(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(150):
         try:
             if httpx.get(url, timeout=1).status_code == 200:
@@ -57,7 +57,7 @@ def server(directory: Path) -> Iterator[str]:
             [_console("wattserve"), "sim", "--port", address.split(":")[1]], stdout=out, stderr=out
         )
     try:
-        _wait_for(f"http://{address}/health", process, log)
+        wait_for(f"http://{address}/health", process, log)
         yield address
     finally:
         process.terminate()
