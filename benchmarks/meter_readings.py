@@ -91,9 +91,8 @@ def main() -> None:
     meter = RecordedMeter(parser.parse_args().recording)
     print(json.dumps(recorded_selftest(meter).devices[0].as_json(), indent=1))
     source = Counter(meter)
-    print(
-        f"\n{len(source.joules)} updates on a grid of 100 ms, rows up to {1e3 * source.residual_seconds:.1f} ms late"
-    )
+    late = 1e3 * source.residual_seconds
+    print(f"\n{len(source.joules)} updates on a grid of 100 ms, rows up to {late:.1f} ms late")
     truth, chance = source.ledger(), random.Random(7)
     begin, end = int(source.times_ns[0]) + 3 * SECOND, int(source.times_ns[-1]) - 2 * SECOND
     for follow in (True, False):
