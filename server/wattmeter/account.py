@@ -119,6 +119,7 @@ class Account:
             edges={key: book.edges for key, book in self._books.items() if book.edges is not None},
         )
         self._flags: set[Fault] = {Fault.MODELLED} if self.source == "modelled" else set()
+        self._flags |= frozenset().union(*flags.values())
         self._requests.flags = frozenset(self._flags)
         self._fault_counts: dict[str, int] = {}
         self._settled: list[RequestEnergy] = []

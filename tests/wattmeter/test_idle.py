@@ -1,0 +1,55 @@
+"""Idle power is a measurement: long enough, steady, made again, or not known."""
+
+from __future__ import annotations
+
+import pytest
+from wattmeter.idle import LEAST_SECONDS, IdleTracker
+
+
+def test_nothing_is_known_before_two_seconds() -> None:
+    idle = IdleTracker()
+    assert idle.watts is None
+    assert not idle.quiet(1.0, 82.0, 100.0)
+    assert idle.watts is None
+    assert idle.quiet(1.0, 83.0, 101.0)
+    assert idle.watts == pytest.approx(82.5)
+    assert idle.state.measured_unix == 101.0
+    assert idle.state.uncertainty_watts == pytest.approx(0.5)
+
+
+def test_a_device_that_loads_is_not_idle() -> None:
+    """Weights being read, graphs being captured: no request runs, but power does not hold still."""
+    idle = IdleTracker()
+    for second, watts in enumerate([120.0, 210.0, 150.0, 480.0, 300.0, 125.0]):
+        assert not idle.quiet(1.0, watts, 100.0 + second)
+    assert idle.watts is None
+    assert idle.quiet(1.0, 125.5, 107.0)
+    assert idle.watts == pytest.approx(125.25)
+
+
+def test_stretches_before_and_after_a_request_are_not_one() -> None:
+    idle = IdleTracker()
+    idle.quiet(1.9, 1.9 * 82.0, 100.0)
+    idle.interrupted()
+    assert not idle.quiet(1.9, 1.9 * 82.0, 110.0)
+    assert idle.watts is None
+
+
+def test_it_follows_a_device_that_warms_up() -> None:
+    idle = IdleTracker()
+    for second in range(200):
+        idle.quiet(1.0, 82.0 + 0.02 * second, float(second))
+    assert idle.watts == pytest.approx(82.0 + 0.02 * 185, abs=0.4)
+
+
+def test_after_a_change_the_old_figure_stays_until_the_new_one_is_measured() -> None:
+    idle = IdleTracker()
+    idle.quiet(LEAST_SECONDS, LEAST_SECONDS * 82.0, 100.0)
+    assert not idle.quiet(1.0, 125.0, 101.0)
+    assert idle.watts == pytest.approx(82.0)
+    assert idle.quiet(1.0, 125.0, 102.0)
+    assert idle.watts == pytest.approx(125.0)
+
+
+def test_an_empty_stretch_says_nothing() -> None:
+    assert not IdleTracker().quiet(0.0, 0.0, 100.0)
