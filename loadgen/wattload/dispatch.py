@@ -55,6 +55,7 @@ class Dispatcher:
         end_seconds: float | None = None,
         drain_seconds: float = 300.0,
         prompt: PromptMaker | None = None,
+        background: Callable[[], bool] | None = None,
     ) -> None:
         self._schedule, self._client = schedule, client
         self._run_id, self._worker = run_id, worker
@@ -62,6 +63,7 @@ class Dispatcher:
         self._end = float("inf") if end_seconds is None else end_seconds
         self._drain_seconds = drain_seconds
         self._prompt = prompt or prompt_json_bytes
+        self._background = background
         self._known = np.flatnonzero(~np.isnan(schedule.due_seconds))
         self._due: list[float] = schedule.due_seconds[self._known].tolist()
         self._rows: list[int] = self._known.tolist()
@@ -208,7 +210,9 @@ class Dispatcher:
         while began < limit and self._stopped is None:
             if self._records:
                 self._handle_one()
-            elif not self._build_next(began - self._start):
+            elif not (
+                (self._background is not None and self._background()) or self._build_next(began - self._start)
+            ):
                 return
             if time.perf_counter() - began > _SLICE_SECONDS:
                 gevent.sleep(0)

@@ -79,6 +79,7 @@ SPLIT_SCHEMA = pa.schema(
 )
 
 _ROW_GROUP_ROWS = 32_768
+_COLUMNS_A_STEP = 4
 
 
 class Capture(BaseModel):
@@ -328,10 +329,29 @@ class RequestWriter:
         if len(self._pending) >= self._batch_rows:
             self.flush()
 
+    @property
+    def pending(self) -> int:
+        """Records that are not yet on their way to the file."""
+        return len(self._pending)
+
     def flush(self) -> None:
+        for _ in self.flush_steps():
+            pass
+
+    def flush_steps(self) -> Iterator[None]:
+        """Writes what is pending, a few columns a step, for a caller that must not stop for longer.
+
+        To be gone through to its end before anything else is asked of the writer but `append`.
+        """
         if self._pending:
             pending, self._pending = self._pending, []
-            self._table.write(request_batch(pending))
+            columns: list[Any] = []
+            for place, schema_field in enumerate(REQUEST_SCHEMA):
+                columns.append(_request_column(pending, schema_field))
+                if place % _COLUMNS_A_STEP == 0:
+                    yield
+            yield
+            self._table.write(pa.RecordBatch.from_arrays(columns, schema=REQUEST_SCHEMA))
 
     def close(self) -> None:
         self.flush()
@@ -348,21 +368,22 @@ class RequestWriter:
 
 def request_batch(records: Sequence[RequestRecord]) -> pa.RecordBatch:
     """Records as one Arrow batch with the columns of `REQUEST_SCHEMA`."""
-    lengths = np.fromiter((len(r.itl_seconds) for r in records), np.int64, len(records))
-    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    gaps = np.fromiter((gap for r in records for gap in r.itl_seconds), np.float32, int(offsets[-1]))
-    computed: dict[str, Any] = {
-        "itl_seconds": pa.ListArray.from_arrays(pa.array(offsets), pa.array(gaps)),
-        "in_window": pa.nulls(len(records), pa.bool_()),
-        "outcome": pa.array([str(r.outcome) for r in records], pa.string()),
-    }
-    columns = [
-        computed[field.name]
-        if field.name in computed
-        else pa.array([getattr(r, field.name, None) for r in records], field.type)
-        for field in REQUEST_SCHEMA
-    ]
+    columns = [_request_column(records, schema_field) for schema_field in REQUEST_SCHEMA]
     return pa.RecordBatch.from_arrays(columns, schema=REQUEST_SCHEMA)
+
+
+def _request_column(records: Sequence[RequestRecord], schema_field: Any) -> Any:
+    name = schema_field.name
+    if name == "itl_seconds":
+        lengths = np.fromiter((len(r.itl_seconds) for r in records), np.int64, len(records))
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+        gaps = np.fromiter((gap for r in records for gap in r.itl_seconds), np.float32, int(offsets[-1]))
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(gaps))
+    if name == "in_window":
+        return pa.nulls(len(records), pa.bool_())
+    if name == "outcome":
+        return pa.array([str(r.outcome) for r in records], pa.string())
+    return pa.array([getattr(r, name, None) for r in records], schema_field.type)
 
 
 def recover(run: RunDir) -> None:

@@ -161,6 +161,8 @@ class DistributedRun:
                 self._seen[record.index] = True
                 worker.rows += 1
                 self._recorder(record)
+        while self._recorder.write_step():
+            pass
         self._runner.send_message(said.ACK, {"sequence": data["sequence"]}, worker.id)
 
     def _done(self, worker: Worker, data: dict[str, Any]) -> None:

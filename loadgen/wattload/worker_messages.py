@@ -21,8 +21,8 @@ ROWS, ACK, STATUS = "wattload_rows", "wattload_ack", "wattload_status"
 STOP, DONE = "wattload_stop", "wattload_done"
 
 PIECE_BYTES = 512 * 1024
-BATCH_ROWS = 64
-UNACKNOWLEDGED = 8
+BATCH_ROWS = 16
+UNACKNOWLEDGED = 32
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(RequestRecord))
 _OUTCOME, _GAPS = _FIELDS.index("outcome"), _FIELDS.index("itl_seconds")
