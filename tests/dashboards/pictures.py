@@ -1,6 +1,6 @@
 """`python tests/dashboards/pictures.py DIR`: load tests, a picture of each dashboard, the agreement.
 
-Writes DIR/<dashboard>.png, DIR/energy-tab.png and DIR/agreement.md. Takes about six minutes; needs Prometheus and
+Writes DIR/<dashboard>.png, DIR/energy-tab.png and DIR/agreement.md in about six minutes; needs Prometheus and
 Chromium.
 """
 
@@ -47,11 +47,14 @@ def main(target: Path, seconds: float, warmup: float) -> None:
             draw(path, now.prometheus, now.span, target / f"{path.stem}.png", NOTE)
         rows = {name: compare(now.prometheus, now.runs[name], name) for name in RUNS}
     (target / "agreement.md").write_text(agreement(rows), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address:
-        with web_ui.locust(Path(folder), address) as ui:
-            web_ui.start(ui, trace="conv", rate="4", duration=f"{seconds}s", warmup=str(warmup))
-            time.sleep(0.8 * seconds)
-            web_ui.screenshot(ui, target / "energy-tab.png")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server(Path(folder)) as address,
+        web_ui.locust(Path(folder), address) as ui,
+    ):
+        web_ui.start(ui, trace="conv", rate="4", duration=f"{seconds}s", warmup=str(warmup))
+        time.sleep(0.8 * seconds)
+        web_ui.screenshot(ui, target / "energy-tab.png")
 
 
 if __name__ == "__main__":

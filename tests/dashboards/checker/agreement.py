@@ -1,4 +1,4 @@
-"""The same figure from two places: Prometheus's samples over a run's measurement window, and the run's run.json."""
+"""The same figure from two places: Prometheus over a run's measurement window, and the run's run.json."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Row:
     """One figure twice, and by how much they differ, relative to run.json's.
 
     `prometheus` is the counters' change between the edges of the window, straight lines between scrapes;
-    `increase` is what `increase(...)` over the window says at its end, as a panel does. They part where a scrape
-    near an edge was late: increase() then guesses from the window's mean.
+    `increase` is what `increase(...)` over the window says at its end, as a panel does. They part where a
+    scrape near an edge was late: increase() then guesses from the window's mean.
     """
 
     figure: str
