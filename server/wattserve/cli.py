@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from wattmeter.meter import Meter
 
 app = typer.Typer(
     name="wattserve",
@@ -84,6 +87,79 @@ def sim(
         refuse("sim", error)
     announce = f" ({loaded.name}, model {simulator.model.name}, energy modelled)"
     raise typer.Exit(serve(simulator.app, listener, name="wattserve sim", announce=announce))
+
+
+@app.command()
+def meter(
+    *,
+    upstream: Annotated[
+        str | None,
+        typer.Option(help="Also be a streaming proxy in front of this server, and count its requests."),
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8001,
+    kind: Annotated[
+        str, typer.Option("--meter", help="Where joules come from: nvml, rapl or recorded:FILE.")
+    ] = "nvml",
+    devices: Annotated[
+        str | None,
+        typer.Option(help="GPUs by index or UUID, separated by commas (all, or CUDA_VISIBLE_DEVICES)."),
+    ] = None,
+    idle_watts: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Power of all devices with the model loaded and nothing running."),
+    ] = None,
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Test the sensors, print what was found as JSON, and end.")
+    ] = False,
+    selftest_seconds: Annotated[
+        float | None,
+        typer.Option(min=1.0, max=60.0, help="Length of the self-test; given alone: test, then serve."),
+    ] = None,
+) -> None:
+    """The meter alone, beside any other server; with --upstream also a streaming proxy in front of it."""
+    import json
+
+    try:
+        from wattmeter.meters import MeterUnavailableError
+        from wattmeter.selftest import run_selftest
+
+        from wattserve.listen import ListenError, listening_socket, serve
+        from wattserve.sidecar import Sidecar
+    except ModuleNotFoundError as error:
+        needs_serve_extra("meter", error)
+    if upstream is not None and not upstream.startswith(("http://", "https://")):
+        refuse("meter", f"--upstream {upstream}: needs http:// or https:// and a host")
+    try:
+        opened = open_named_meter(kind, devices)
+        if selftest:
+            result = run_selftest(opened, selftest_seconds or 20.0)
+            print(json.dumps(result.as_json(), indent=2))
+            opened.close()
+            raise typer.Exit(0)
+        sidecar = Sidecar(opened, upstream=upstream, idle_watts=idle_watts, selftest_seconds=selftest_seconds)
+        listener = listening_socket(host, port)
+    except (MeterUnavailableError, ListenError, ValueError) as error:
+        refuse("meter", error)
+    names = ", ".join(device.name for device in opened.devices)
+    announce = f" ({opened.source}: {names}{f'; upstream {upstream}' if upstream else ''})"
+    raise typer.Exit(serve(sidecar.app, listener, name="wattserve meter", announce=announce))
+
+
+def open_named_meter(kind: str, devices: str | None) -> Meter:
+    """The meter of --meter and --devices. Raises MeterUnavailableError."""
+    from wattmeter.meters import MeterUnavailableError, open_meter
+
+    name, _, detail = kind.partition(":")
+    if devices is not None and name != "nvml":
+        raise MeterUnavailableError(f"--devices is for --meter nvml, not {name}")
+    if name == "nvml" and not detail:
+        return open_meter("nvml", gpus=[part.strip() for part in devices.split(",")] if devices else None)
+    if name == "rapl" and not detail:
+        return open_meter("rapl")
+    if name == "recorded" and detail:
+        return open_meter("recorded", path=detail, loop=True)
+    raise MeterUnavailableError(f"--meter {kind}: not a meter; there are nvml, rapl and recorded:FILE")
 
 
 @app.command()

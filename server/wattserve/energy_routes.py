@@ -64,12 +64,16 @@ class EnergyRoutes:
         group_by = query.get("group_by")
         if group_by not in (None, "tag"):
             return _refuse(f"group_by must be tag, not {group_by!r}", "group_by")
-        answer = self.account.window_energy(*window)
-        content = answer.as_json(groups=group_by is not None)
-        flags, fields = self._extra(*window)
+        return JSONResponse(_finite(self.window(*window, groups=group_by is not None)))
+
+    def window(self, start_unix: float, end_unix: float, *, groups: bool = False) -> dict[str, Any]:
+        """The answer about a window."""
+        answer = self.account.window_energy(start_unix, end_unix)
+        content = answer.as_json(groups=groups)
+        flags, fields = self._extra(start_unix, end_unix)
         content.update(fields)
         content["flags"] = flag_names(answer.flags | frozenset(flags))
-        return JSONResponse(_finite(content))
+        return content
 
     def state(self) -> dict[str, Any]:
         snapshot = self.account.snapshot()

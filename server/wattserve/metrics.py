@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from wattmeter.account import Account
+    from wattmeter.answers import AccountSnapshot
 
 # 0.1 J is a word on an idle GPU, 10 kJ a long document on a node of eight.
 REQUEST_JOULES_BUCKETS = (
@@ -35,7 +36,7 @@ class AccountCollector(Collector):
     ) -> None:
         self._account = account
         self._info = info
-        self._selftest = selftest
+        self.selftest = selftest
         self._joules = Histogram(
             "wattserve_request_energy_joules",
             "Joules above idle of a request, once settled.",
@@ -102,7 +103,7 @@ class AccountCollector(Collector):
             "Settled joules by what they were spent on; the buckets add up to the counters.",
             labels=["bucket", "model"],
         )
-        for bucket, joules in snapshot.bucket_joules.items():
+        for bucket, joules in self.buckets(snapshot).items():
             self._highest[bucket] = max(joules, self._highest.get(bucket, 0.0))
             buckets.add_metric((bucket, model), self._highest[bucket])
         yield from (power, energy, limit, temperature, clock, age, faults, info, buckets)
@@ -113,9 +114,13 @@ class AccountCollector(Collector):
         yield from self._disagreement()
         yield InfoMetricFamily("wattserve", "What is served, and by what.", value=self._info)
 
+    def buckets(self, snapshot: AccountSnapshot) -> dict[str, float]:
+        """Settled joules by bucket."""
+        return snapshot.bucket_joules
+
     def _disagreement(self) -> Iterator[Metric]:
         """Counter against integrated power, where the self-test measured it."""
-        devices = (self._selftest or {}).get("devices", [])
+        devices = (self.selftest or {}).get("devices", [])
         family = GaugeMetricFamily(
             "wattserve_meter_disagreement_ratio",
             "Counter's joules over those of integrated power, minus 1, in the self-test.",

@@ -254,6 +254,8 @@ class _Responder:
         usage = content["usage"]
         tokens = usage.get("completion_tokens")
         self.output_tokens = tokens if isinstance(tokens, int) else None
+        if self.middleware.account is None and usage.get("energy") is not None:
+            return text  # a proxy in front of a server that meters itself
         usage.update(self.middleware.usage_fields(self.request_id))
         return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
