@@ -68,7 +68,9 @@ def run_wattload(
         "--arrivals", arrivals, "--duration", f"{seconds:g}", "--energy", "none", "--out", str(out),
         "--progress", "none", "--no-report", "--warmup", "0",
     ]  # fmt: skip
-    done = subprocess.run(pinned(core, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        pinned(core, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+    )
     capture = out / "capture.json"
     workers = json.loads(capture.read_text())["host"]["workers"] if capture.exists() else []
     return {"out": out, "workers": workers, "said": done.stderr.strip(), "status": done.returncode}
@@ -116,7 +118,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     print(
-        "rate  achieved  lag p50/p99/max ms    TTFT error p50/p99/max ms  ITL error p50/p99 ms  CPU ms/1,000  MB"
+        "rate  achieved  lag p50/p99/max ms    TTFT error p50/p99/max ms  ITL error p50/p99 ms"
+        "  CPU ms/1,000  MB"
     )
     for rate in (float(text) for text in options.rates.split(",")):
         with tempfile.TemporaryDirectory() as name:
@@ -134,7 +137,8 @@ def main() -> None:
         print(
             f"{rate:4.0f}  {found['achieved_rps']:8.1f}  {lag[0]:.3f} / {lag[1]:.3f} / {lag[2]:.2f}"
             f"     {ttft[0]:.3f} / {ttft[1]:.3f} / {ttft[2]:.2f}        {itl[0]:.3f} / {itl[1]:.3f}"
-            f"       {cpu:.1f}     {memory:.0f}   {found['completed']}/{found['planned']} {run['said'][-150:]}",
+            f"       {cpu:.1f}     {memory:.0f}"
+            f"   {found['completed']}/{found['planned']} {run['said'][-150:]}",
             flush=True,
         )
     if options.json:

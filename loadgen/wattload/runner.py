@@ -26,7 +26,7 @@ from wattload.metrics import LoadMetrics
 from wattload.progress import Progress, Snapshot
 from wattload.prompts import prompt_maker, salt_of
 from wattload.record import RequestRecord
-from wattload.rundir import RequestWriter, RunDir
+from wattload.rundir import RequestWriter, RunDir, request_batch
 from wattload.schedule import Schedule
 from wattload.tally import LogHistogram, Tally
 
@@ -85,6 +85,8 @@ class Recorder:
         # The writer's own limit is a backstop: batches are written in steps, between two sendings.
         self._writer = RequestWriter(plan.run, batch_rows=_BATCH_ROWS * 40)
         self._writing: Iterator[None] | None = None
+        # Arrow's first conversion takes 10 ms (it looks for pandas): not while requests are due.
+        request_batch([RequestRecord(0, "", -1, "", 0.0, 0, 0)])
         self._metrics, self._environment = plan.metrics, environment
         self.tally = Tally()
         self.rows = 0
