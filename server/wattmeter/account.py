@@ -108,7 +108,7 @@ class Account:
             self._queue,
             self._idle,
             history_seconds=history_seconds,
-            learn=None if self._fit is None else self._lessons.append,
+            learn=self._lessons.append,
         )
         self._sampler = Sampler(
             meter,
@@ -324,10 +324,13 @@ class Account:
             state.pending_decode_joules += float(split.decode_joules[row])
 
     def _learn(self) -> None:
-        """Fit the model to the pieces settled since; outside the lock, as answers must not wait for it."""
+        """Fit the model and the groups' shares to the pieces settled since; answers do not wait for it."""
         with self._lock:
             lessons, self._lessons[:] = list(self._lessons), []
-        if self._fit is None or not lessons:
+        if not lessons:
+            return
+        self._settlement.refresh_shares(self._model)
+        if self._fit is None:
             return
         for lesson in lessons:
             self._fit.add(

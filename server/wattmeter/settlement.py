@@ -114,6 +114,7 @@ class Settlement:
         self.scale: float | None = None
         self._last_busy_ns: int | None = None
         self._shares = GroupShares()
+        self._factors: dict[str, float] = {}
         self._notices: deque[FaultInterval] = deque(maxlen=1000)
 
     def notice(self, fault: Fault, start_ns: int, end_ns: int) -> None:
@@ -272,7 +273,7 @@ class Settlement:
         above = joules - (idle or 0.0)
         ended = int(np.searchsorted(steps.end_ns, end_ns, side="right"))
         self._shares.add(rows(steps, int(np.searchsorted(steps.end_ns, start_ns, side="right")), ended))
-        factors = self._shares.factors(end_ns, model, self._group_of, self._started_of)
+        factors = self._factors
         split = attribute(
             steps,
             np.array([start_ns, end_ns], dtype=np.int64),
@@ -309,6 +310,14 @@ class Settlement:
             by_group,
             flags,
         )
+
+    def refresh_shares(self, model: StepEnergyModel) -> None:
+        """Bring the groups' factors up to date for the pieces to come; takes long, so not under the lock.
+
+        From the thread that settles, as that alone adds to the shares.
+        """
+        if self.frontier_ns is not None:
+            self._factors = self._shares.factors(self.frontier_ns, model, self._group_of, self._started_of)
 
     def _group_of(self, request_id: str) -> str:
         state = self._book.get(request_id)
