@@ -2,6 +2,7 @@
 
     python benchmarks/h200/observer_effect.py --metered URL --plain URL --out DIR
         [--metered-pid PID --plain-pid PID] [--blocks 5] [--reader nvml|none]
+        [any wattload run flag]
 
 Both servers (serve.sh) share one GPU. In each block each of them gets the same two windows: open-loop
 `conv` traffic at a fixed rate, and a burst of requests at once, whose time to drain is the throughput.
@@ -115,12 +116,12 @@ def figures(columns: dict[str, Any]) -> dict[str, float]:
 def window(arm: str, kind: str, options: argparse.Namespace, reader: Reader, block: int) -> dict[str, Any]:
     """One window of one arm: what came of its requests and the joules of a span of fixed length."""
     out = options.out / f"{block}-{arm}-{kind}"
-    common = ["--trace", "conv", "--seed", str(100 + block)]
+    common = ["--trace", "conv", "--seed", str(100 + block), "--max-length", "drop"]
     if kind == "open":
         flags = ["--arrivals", "poisson", "--rate", str(options.rate), "--duration", str(options.seconds)]
     else:
         flags = ["--arrivals", "constant", "--rate", "500", "--requests", str(options.burst)]
-    result = figures(load(getattr(options, arm), out, *common, *flags))
+    result = figures(load(getattr(options, arm), out, *common, *flags, *options.more))
     span = options.open_span if kind == "open" else options.burst_span
     # Long enough for the slower arm's last answer: both arms' spans contain the same work and the idle rest.
     end = result["start_unix"] + span
@@ -179,7 +180,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--open-span", type=float, default=27.0, help="seconds of energy of an open window")
     parser.add_argument("--burst-span", type=float, default=20.0)
     parser.add_argument("--reader", choices=["nvml", "none"], default="nvml")
-    options = parser.parse_args(arguments)
+    # What is not known here goes to `wattload run`.
+    options, options.more = parser.parse_known_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     reader = Reader(options.reader)
     windows: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # What the image lacks. numpy, pyarrow, scipy, httpx, requests, werkzeug, jinja2, matplotlib,
-# prometheus-client and nvidia-ml-py are in it; fastapi, uvicorn, pydantic and pyzmq come with vLLM's packages.
+# prometheus-client and nvidia-ml-py are in it; fastapi, uvicorn, pydantic and pyzmq come with vLLM.
 WHEELS = (
     "locust==2.47.0",
     "configargparse==1.9.0",

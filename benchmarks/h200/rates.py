@@ -1,6 +1,7 @@
 """Energy per request against arrival rate, up to saturation: one `wattload run` a rate, and the curve.
 
     python benchmarks/h200/rates.py URL --trace conv|code --out DIR [--rates 2 5 10 ...] [--seconds 30]
+        [any wattload run flag]
 
 Writes DIR/<trace>-<rate>/ (run directories), DIR/rates-<trace>.json and DIR/rates-<trace>.png. A rate at
 which the server falls behind is in the table too, marked; the last rates are meant to be beyond
@@ -19,12 +20,12 @@ from typing import Any
 RATES = {"conv": [2, 5, 10, 16, 22, 28, 34], "code": [2, 6, 12, 20, 28, 36, 44]}
 
 
-def one(url: str, trace: str, rate: float, seconds: float, out: Path) -> dict[str, Any]:
+def one(url: str, trace: str, rate: float, *, seconds: float, out: Path, more: list[str]) -> dict[str, Any]:
     """The figures of one run, from its run.json; `valid` and `reasons` are the run's own."""
     command = [sys.executable, "-c", "from wattload.cli import main; main()", "run", url, "--trace", trace]
     command += ["--arrivals", "poisson", "--rate", str(rate), "--duration", str(seconds), "--seed", "11"]
     command += ["--warmup", str(seconds / 5), "--repeat", "--out", str(out), "--progress", "none"]
-    ended = subprocess.run([*command, "--no-report"], capture_output=True, text=True, check=False)
+    ended = subprocess.run([*command, "--no-report", *more], capture_output=True, text=True, check=False)
     if not (out / "run.json").exists():
         raise RuntimeError(f"{trace} at {rate}/s: status {ended.returncode}: {ended.stderr[-800:]}")
     run = json.loads((out / "run.json").read_text())
@@ -79,13 +80,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rates", type=float, nargs="+")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    # What is not known here goes to `wattload run`.
+    options, more = parser.parse_known_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for rate in options.rates or RATES[options.trace]:
-        row = one(
-            options.url, options.trace, rate, options.seconds, options.out / f"{options.trace}-{rate:g}"
-        )
+        run_dir = options.out / f"{options.trace}-{rate:g}"
+        row = one(options.url, options.trace, rate, seconds=options.seconds, out=run_dir, more=more)
         rows.append(row)
         joules = row["per_request_joules"] or {}
         print(

