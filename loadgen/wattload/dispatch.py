@@ -64,9 +64,8 @@ class Dispatcher:
         self._drain_seconds = drain_seconds
         self._prompt = prompt or prompt_json_bytes
         self._background = background
-        self._known = np.flatnonzero(~np.isnan(schedule.due_seconds))
-        self._due: list[float] = schedule.due_seconds[self._known].tolist()
-        self._rows: list[int] = self._known.tolist()
+        self._rows = np.flatnonzero(~np.isnan(schedule.due_seconds))
+        self._due = schedule.due_seconds[self._rows]
         self._place = 0
         self._later: list[tuple[float, int]] = []
         self._turns = _later_turns(schedule)
@@ -99,6 +98,15 @@ class Dispatcher:
         self._stopped = self._stopped or why
         if self._timer is not None:
             self._timer.wake()
+
+    def end_now(self) -> float:
+        """Sends no more, but waits for the answers that are still to come. The end, in seconds from the
+        start.
+        """
+        self._end = min(self._end, max(0.0, time.perf_counter() - self._start))
+        if self._timer is not None:
+            self._timer.wake()
+        return self._end
 
     def build_ahead(self, seconds: float = 0.5) -> None:
         """Makes the first requests, to be called before the start; gives up after `seconds`."""
@@ -156,7 +164,7 @@ class Dispatcher:
 
     def _next_due(self) -> float | None:
         """Seconds after the start; None where nothing is known to be due."""
-        static = self._due[self._place] if self._place < len(self._due) else None
+        static = float(self._due[self._place]) if self._place < len(self._due) else None
         later = self._later[0][0] if self._later else None
         due = min((x for x in (static, later) if x is not None), default=None)
         if due is not None and due >= self._end:
@@ -167,7 +175,7 @@ class Dispatcher:
         if self._later and (self._place >= len(self._due) or self._later[0][0] < self._due[self._place]):
             due, row = heapq.heappop(self._later)
         else:
-            due, row = self._due[self._place], self._rows[self._place]
+            due, row = float(self._due[self._place]), int(self._rows[self._place])
             self._place += 1
         made = self._ready.pop(row, None)
         if made is None:
@@ -231,7 +239,7 @@ class Dispatcher:
             return False
         self._ahead = max(self._ahead, self._place)
         if self._ahead < len(self._due) and self._due[self._ahead] < now + _AHEAD_SECONDS:
-            self._keep(self._rows[self._ahead])
+            self._keep(int(self._rows[self._ahead]))
             self._ahead += 1
             return True
         if self._later and self._later[0][0] < now + _AHEAD_SECONDS and self._later[0][1] not in self._ready:

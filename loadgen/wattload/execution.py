@@ -27,6 +27,7 @@ from wattload.rundir import CAPTURE_SCHEMA, Capture, RunDir
 from wattload.runjson import ArrivalsInfo, RunJson, SloLimits, TargetInfo, WorkloadInfo
 from wattload.schedule import Schedule
 from wattload.slo import parse_slo
+from wattload.stop_rule import parse_until
 from wattload.traces import ReadOptions, Trace, parse_column_map
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """Checks the settings and the endpoint. Raises BadInput."""
     limits = parse_slo(config.slo) if config.slo else None
+    if config.until:
+        parse_until(config.until)
     headers = config.headers()
     streams = load_streams(config)
     said = probe(config.url, energy_url=config.energy, model=config.model, headers=headers)
@@ -175,6 +178,8 @@ class Session:
         capture.finished_unix, capture.interrupted = load.finished_unix, load.interrupted
         capture.reasons += load.reasons
         capture.planned_requests = load.planned
+        if load.ended_early_seconds is not None:
+            capture.duration_seconds = min(capture.duration_seconds, load.ended_early_seconds)
         capture.host |= {"workers": load.workers, "outcome_examples": load.tally.examples}
         directory.save_capture(capture)
         if self.energy is not None:

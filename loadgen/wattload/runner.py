@@ -28,6 +28,7 @@ from wattload.prompts import prompt_maker, salt_of
 from wattload.record import RequestRecord
 from wattload.rundir import RequestWriter, RunDir, request_batch
 from wattload.schedule import Schedule
+from wattload.stop_rule import parse_until
 from wattload.tally import LogHistogram, Tally
 
 # A request that leaves later than this waits for the client and not for the server.
@@ -66,6 +67,7 @@ class LoadResult:
     interrupted: str | None = None
     reasons: list[str] = field(default_factory=list)
     workers: list[dict[str, Any]] = field(default_factory=list)
+    ended_early_seconds: float | None = None
 
 
 def run_load(plan: LoadPlan) -> LoadResult:
@@ -156,6 +158,10 @@ class LocalLoad:
         self.result.interrupted = why
         self._dispatcher.stop(why)
 
+    def end_now(self) -> float:
+        """No more is sent; the end, in seconds from the start."""
+        return self._dispatcher.end_now()
+
     def counts(self) -> tuple[int, int]:
         """Requests due so far, and in flight."""
         return self._dispatcher.due_count, self._dispatcher.in_flight
@@ -177,7 +183,7 @@ def _run_here(plan: LoadPlan) -> LoadResult:
     try:
         with Interrupt(load.stop):
             runner.start(1, spawn_rate=1)
-            watch(plan, load.result, load.over, load.counts)
+            watch(plan, load.result, load.over, load.counts, load.end_now)
     finally:
         runner.quit()
     return load.close()
@@ -251,10 +257,18 @@ class Interrupt:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def watch(plan: LoadPlan, result: LoadResult, over: Event, counts: Callable[[], tuple[int, int]]) -> None:
-    """Shows the progress and sets the gauges until the load is `over`. `counts`: requests due so far, in
-    flight.
+def watch(
+    plan: LoadPlan,
+    result: LoadResult,
+    over: Event,
+    counts: Callable[[], tuple[int, int]],
+    end_now: Callable[[], float],
+) -> None:
+    """Shows the progress and sets the gauges until the load is `over`; ends it when its stop rule is met.
+
+    `counts`: requests due so far, in flight.
     """
+    rule = parse_until(plan.config.until) if plan.config.until else None
     horizon = plan.schedule.horizon_seconds
     warmup = plan.config.warmup or 0.0
     due_before, sent_before, shown = 0, 0, time.perf_counter()
@@ -277,6 +291,10 @@ def watch(plan: LoadPlan, result: LoadResult, over: Event, counts: Callable[[], 
     plan.metrics.refresh = look
     while not over.wait(timeout=min(1.0, plan.progress.seconds)):
         look()
+        if rule is not None and phase == "measure" and rule.met(result.tally.joules, elapsed - warmup):
+            result.ended_early_seconds = end_now()
+            plan.progress.say(f"{plan.config.until} is reached: no more is sent")
+            rule = None
         now = time.perf_counter()
         if now - shown < plan.progress.seconds * 0.9:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import math
 from collections import Counter, deque
 from typing import Any
@@ -73,7 +74,8 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.sent = 0
-        self.energy_requests = 0
+        # Joules of every completed request in order of completion: eight bytes each, for the stop rule.
+        self.joules = array.array("d")
         self._ttft: deque[float] = deque(maxlen=_RECENT)
         self._joules: deque[float] = deque(maxlen=_RECENT)
         self._tokens: deque[int] = deque(maxlen=_RECENT)
@@ -87,7 +89,7 @@ class Tally:
             if record.first_token_unix is not None:
                 self._ttft.append(record.first_token_unix - record.due_unix)
             if record.energy_joules is not None:
-                self.energy_requests += 1
+                self.joules.append(record.energy_joules)
                 self._joules.append(record.energy_joules)
                 self._tokens.append(record.output_tokens or 0)
         elif outcome is not Outcome.UNSENT:

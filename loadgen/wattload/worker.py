@@ -90,7 +90,8 @@ class WorkerSide:
             (said.CLOCK, self._tell_time),
             (said.GO, self._start),
             (said.ACK, self._acknowledge),
-            (said.STOP, self._end),
+            (said.STOP, self._halt),
+            (said.END, self._end),
         ):
             self._runner.register_message(name, listener)
         self._runner.send_message(said.HELLO)
@@ -125,6 +126,10 @@ class WorkerSide:
             self._rows.acknowledged(msg.data["sequence"])
 
     def _end(self, environment: Environment, msg: Any, **_: Any) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.end_now()
+
+    def _halt(self, environment: Environment, msg: Any, **_: Any) -> None:
         self._stop = msg.data["why"]
         if self._dispatcher is not None:
             self._dispatcher.stop(self._stop)

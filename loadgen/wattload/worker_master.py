@@ -218,6 +218,12 @@ class DistributedRun:
         if not self._went:
             self.over.set()
 
+    def end_now(self) -> float:
+        """No more is sent; the end, in seconds from the start."""
+        for worker in self.workers.values():
+            self._runner.send_message(said.END, {}, worker.id)
+        return time.time() - self.result.started_unix
+
     def counts(self) -> tuple[int, int]:
         """Requests due so far, and in flight."""
         return sum(w.due for w in self.workers.values()), sum(w.in_flight for w in self.workers.values())
@@ -310,7 +316,7 @@ def run_distributed(plan: LoadPlan) -> LoadResult:
             runner.start(wanted, spawn_rate=wanted)
             plan.on_start(run.go())
             guard = gevent.spawn(_guard, run)
-            watch(plan, run.result, run.over, run.counts)
+            watch(plan, run.result, run.over, run.counts, run.end_now)
             guard.kill()
         result = run.close()
         result.interrupted = interrupt.reason

@@ -3,7 +3,8 @@
 A run is led thus: a worker says HELLO; it gets its share of the schedule in pieces (PLAN) and says READY;
 its clock is compared with the master's (CLOCK, TIME); all get the same start (GO). Records come home in
 small batches (ROWS), of which only a few may be on their way unacknowledged (ACK). STATUS once a second is
-for the display. STOP ends the load early; DONE is said when the last batch has been acknowledged.
+for the display. STOP ends the load early, END lets what is in flight be answered; DONE is said when the
+last batch has been acknowledged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from wattload.record import Outcome, RequestRecord
 HELLO, PLAN, READY = "wattload_hello", "wattload_plan", "wattload_ready"
 CLOCK, TIME, GO = "wattload_clock", "wattload_time", "wattload_go"
 ROWS, ACK, STATUS = "wattload_rows", "wattload_ack", "wattload_status"
-STOP, DONE = "wattload_stop", "wattload_done"
+STOP, END, DONE = "wattload_stop", "wattload_end", "wattload_done"
 
 PIECE_BYTES = 512 * 1024
 BATCH_ROWS = 16

@@ -103,7 +103,7 @@ class Test:
                 plan.on_start(load.go())
                 guard = gevent.spawn(_watch_workers, load)
             live = gevent.spawn(self.live.follow) if self.live is not None else None
-            watch(plan, load.result, load.over, load.counts)
+            watch(plan, load.result, load.over, load.counts, load.end_now)
             self._finish(load.close())
             if live is not None:
                 live.kill()
