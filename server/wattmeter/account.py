@@ -57,9 +57,9 @@ class Account:
 
     `meter` is read from the account's own thread after `start`. `model` is the name of the served model.
     Energy of requests is above idle; idle power is measured whenever no request runs, unless `idle_watts` is
-    given. `step_model` is where the split starts from; with `fit_online` it is fitted to this machine as it
-    runs. All methods may be called from any thread; none waits for the meter. Raises ValueError for a meter
-    without devices.
+    given; with `measure_idle` off (a server whose requests are not reported here) it is not. `step_model` is
+    where the split starts from; with `fit_online` it is fitted to this machine as it runs. All methods may be
+    called from any thread; none waits for the meter. Raises ValueError for a meter without devices.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Account:
         model: str,
         step_model: StepEnergyModel | None = None,
         idle_watts: float | None = None,
+        measure_idle: bool = True,
         history_seconds: float = 3600,
         max_requests: int = MAX_REQUESTS,
         fit_online: bool = True,
@@ -101,7 +102,7 @@ class Account:
         self._ledgers = {device_id: book.ledger for device_id, book in self._books.items()}
         self._requests = RequestBook(self.source, max_requests=max_requests, now_ns=self._clocks.monotonic_ns)
         self._queue = StepQueue()
-        self._idle = IdleTracker(idle_watts)
+        self._idle = IdleTracker(idle_watts, measure=measure_idle)
         self._settlement = Settlement(
             self._ledgers,
             self._requests,

@@ -19,13 +19,18 @@ class IdleTracker:
     `quiet` takes the energy of a stretch in which no step ran and none had for SETTLE_SECONDS. Idle power is
     the mean over the last SPAN_SECONDS of such stretches, once there are LEAST_SECONDS of them and they agree
     within STEADY_FRACTION: a device that is loading or compiling has no requests either, but its power does
-    not hold still. A given figure (`given_watts`) is kept as it is.
+    not hold still.
+
+    A given figure (`given_watts`) is kept as it is, and only stretches that agree with it are idle whole.
+    Without `measure` idle power is what was given, or unknown: whoever does not see the requests cannot tell
+    steady work from rest.
     """
 
-    def __init__(self, given_watts: float | None = None) -> None:
+    def __init__(self, given_watts: float | None = None, *, measure: bool = True) -> None:
         if given_watts is not None and not 0.0 <= given_watts < 1e6:
             raise ValueError(f"idle watts: must be a number of at least 0, not {given_watts!r}")
         self._given = given_watts
+        self._measure = measure
         self._stretches: deque[tuple[float, float]] = deque()
         self._state = IdleState(given_watts, None if given_watts is None else "given", None)
 
@@ -57,6 +62,9 @@ class IdleTracker:
         if sum(part for part, _ in self._stretches) < LEAST_SECONDS:
             known = self._state.watts
             return known is not None and abs(mean - known) <= STEADY_FRACTION * known
-        if self._given is None:
-            self._state = IdleState(mean, "measured", unix_seconds, spread)
+        if self._given is not None:
+            return abs(mean - self._given) <= STEADY_FRACTION * self._given
+        if not self._measure:
+            return False
+        self._state = IdleState(mean, "measured", unix_seconds, spread)
         return True

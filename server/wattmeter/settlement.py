@@ -145,7 +145,7 @@ class Settlement:
         """Whether to wait: idle power is measured before anything is booked."""
         assert self.frontier_ns is not None
         waiting = (until_ns - self.frontier_ns) * 1e-9
-        if self._idle.watts is not None or self._book.active or self._last_busy_ns is not None:
+        if self.pieces or self._idle.watts is not None or self._book.active:
             return False
         if len(self._queue.rest()[0]) or waiting > HOLD_SECONDS:
             return False

@@ -51,5 +51,21 @@ def test_after_a_change_the_old_figure_stays_until_the_new_one_is_measured() -> 
     assert idle.watts == pytest.approx(125.0)
 
 
+def test_steady_work_is_not_taken_for_the_given_idle_power() -> None:
+    idle = IdleTracker(82.0)
+    assert not any(idle.quiet(1.0, 650.0, float(second)) for second in range(10))
+    assert idle.watts == 82.0
+    idle.interrupted()
+    idle.quiet(1.0, 83.0, 20.0)
+    assert idle.quiet(1.0, 83.0, 21.0)
+    assert (idle.watts, idle.state.how) == (82.0, "given")
+
+
+def test_who_does_not_see_requests_does_not_measure_idle_power() -> None:
+    idle = IdleTracker(measure=False)
+    assert not any(idle.quiet(1.0, 650.0, float(second)) for second in range(10))
+    assert idle.state.watts is None
+
+
 def test_an_empty_stretch_says_nothing() -> None:
     assert not IdleTracker().quiet(0.0, 0.0, 100.0)
