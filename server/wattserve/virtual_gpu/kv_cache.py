@@ -49,11 +49,16 @@ class KVCache:
         self.blank = blocks
         self._holders: dict[int, int] = {}
         self._reusable: OrderedDict[int, None] = OrderedDict()
+        self._private = 0
 
     @property
     def free(self) -> int:
         """Blocks that an allocation can have: blank ones and reusable ones."""
         return self.blank + len(self._reusable)
+
+    def blocks_held(self) -> int:
+        """Blocks that somebody holds, each counted once."""
+        return len(self._holders) + self._private
 
     @property
     def used_fraction(self) -> float:
@@ -89,6 +94,7 @@ class KVCache:
         for _ in range(count - from_blank):
             self._reusable.popitem(last=False)
         holding.private += count
+        self._private += count
         return True
 
     def publish(self, holding: Holding, hashes: Ids[int]) -> None:
@@ -105,6 +111,7 @@ class KVCache:
             self._holders[key] = 1
             holding.shared.append(key)
             holding.private -= 1
+            self._private -= 1
 
     def release(self, holding: Holding) -> None:
         """Give all blocks back. The end of a prefix becomes evictable before its start, so it goes first."""
@@ -117,4 +124,5 @@ class KVCache:
                 self._reusable[key] = None
         holding.shared.clear()
         self.blank += holding.private
+        self._private -= holding.private
         holding.private = 0
