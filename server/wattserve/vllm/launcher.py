@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from wattserve.vllm import socket_path
+from wattserve.vllm import selftest, socket_path
 from wattserve.vllm.settings import SettingError, Settings, flags_and_rest, help_text
 
 MIDDLEWARE = "wattserve.vllm.EnergyMiddleware"
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(str(error))
     os.environ.update(variables)
     _prepare_environment()
+    selftest.start(Settings.from_environment(os.environ))
     return _serve(vllm_arguments)
 
 

@@ -14,9 +14,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from wattmeter.faults import Fault
+
 from wattserve import middleware as shared
 from wattserve.middleware import ASGIApp, Message, Receive, Scope, Send
-from wattserve.vllm import outcome, socket_path
+from wattserve.vllm import outcome, selftest, socket_path
 from wattserve.vllm.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,6 +90,10 @@ class EnergyMiddleware:
             sentence = str(error) or type(error).__name__
             logger.exception("wattserve: serving without energy: %s", sentence)
             self._shared.no_energy_reason = f"not metered: {sentence}"
+            self._shared.account = None
+            if self._metering is not None:
+                self._metering.stop()
+                self._metering = None
         self._watch_shutdown(app)
 
     def _start_metering(self, app: Any) -> None:
@@ -111,8 +117,12 @@ class EnergyMiddleware:
         metering.start()
         self._metering = metering
         self._shared.account = metering.account
+        tested = selftest.result()
+        for name in (tested or {}).get("flags", ()):
+            metering.account.add_flag(Fault(name))
         routes = EnergyRoutes(
             metering.account,
+            selftest=tested,
             engine=engine_version(),
             model_name=model_name,
             max_model_len=config.model_config.max_model_len,
@@ -122,6 +132,7 @@ class EnergyMiddleware:
             metering.account,
             info={"mode": "vllm", "engine": engine_version(), "model": model_name},
             registry=prometheus_client.REGISTRY,
+            selftest=tested,
         )
 
     # -- the engine's death: vLLM ends its server with status 0 and no last word

@@ -61,6 +61,12 @@ FLAGS = (
         "a step-energy model saved earlier, as the first guess until this machine's own fit is trusted",
     ),
     Flag(
+        "selftest-seconds",
+        "WATTSERVE_SELFTEST_SECONDS",
+        "S",
+        "length of the sensors' self-test while the model loads (default: 20; 0: none; at most 60)",
+    ),
+    Flag(
         "socket",
         "WATTSERVE_STEP_SOCKET",
         "PATH",
@@ -79,6 +85,7 @@ class Settings:
     group_header: str = "x-energy-group"
     idle_watts: float | None = None
     step_model: Path | None = None
+    selftest_seconds: float = 20.0
     socket: str | None = None
 
     @classmethod
@@ -93,6 +100,7 @@ class Settings:
             group_header=(given["group-header"] or "x-energy-group").lower(),
             idle_watts=_watts(given["idle-watts"]) if given["idle-watts"] else None,
             step_model=_file(given["step-model"]) if given["step-model"] else None,
+            selftest_seconds=_selftest_seconds(given["selftest-seconds"] or "20"),
             socket=given["socket"] or None,
         )
 
@@ -147,6 +155,18 @@ def _watts(text: str) -> float:
     if not 0 <= watts < 1e6:
         raise SettingError(f"--energy-idle-watts (WATTSERVE_IDLE_WATTS) is a power in watts, not {text!r}")
     return watts
+
+
+def _selftest_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 60:
+        raise SettingError(
+            f"--energy-selftest-seconds (WATTSERVE_SELFTEST_SECONDS) is a time from 0 to 60 s, not {text!r}"
+        )
+    return seconds
 
 
 def _file(text: str) -> Path:
