@@ -166,7 +166,9 @@ class Server:
             for fd, _ in self.epoll.poll(0.05):
                 if fd == self.listener.fileno():
                     self.accept()
-                elif fd != timer.fd:
+                elif fd == timer.fd:
+                    os.read(fd, 8)
+                else:
                     self.read(self.connections[fd])
             self.send_due()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import typing
+from pathlib import Path
 from typing import Any
 
 from wattload.config import RunConfig, flag_of, load, variable_of
@@ -13,7 +14,9 @@ _LOCUSTS = frozenset(
     {"url", "processes", "master", "expect_workers", "master_bind_host", "master_port", "progress"}
 )
 _ON_START_PAGE = ("trace", "rate", "arrivals", "duration", "energy", "seed", "warmup", "slo")
-_DEFAULTS = {"trace": "conv", "rate": "2", "duration": "60s"}
+_DEFAULTS = {"trace": "conv"}
+# An embedded workload has no end.
+_EMBEDDED_DEFAULTS = {"rate": "2", "duration": "60s"}
 
 
 def add_options(parser: Any) -> None:
@@ -46,6 +49,8 @@ def settings(options: Any, host: str) -> RunConfig:
         for name in RunConfig.model_fields
         if name not in _LOCUSTS and (value := getattr(options, f"wattload_{name}", None)) not in (None, "")
     }
+    if not Path(given["trace"]).exists() and "requests" not in given:
+        given = {**_EMBEDDED_DEFAULTS, **given}
     if given.get("out") and typing.cast(Any, options).__dict__.get("wattload_run_number", 1) > 1:
         given["out"] = f"{given['out']}-{options.wattload_run_number}"
     return load({"url": host, **given, "progress": "plain" if options.headless else "none"})
