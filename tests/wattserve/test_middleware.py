@@ -1,0 +1,232 @@
+"""The energy middleware on any app: streams however they are cut, JSON bodies, failures of the meter."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wattmeter.answers import RequestEnergy
+from wattserve.middleware import EnergyMiddleware, Receive, Scope, Send
+
+
+def energy(request_id: str, joules: float | None = 12.5, reason: str | None = None) -> RequestEnergy:
+    return RequestEnergy(
+        request_id, "provisional", joules, 2.5, 10.0, 0.5, 3, 4, "nvml", frozenset(), reason=reason
+    )
+
+
+class Books:
+    """Remembers what it was told; answers, knows nothing, or fails."""
+
+    def __init__(self, answer: Any = energy) -> None:
+        self.answer = answer
+        self.started: list[tuple[str, str]] = []
+        self.finished: list[tuple[str, int | None, bool]] = []
+
+    def request_started(self, request_id: str, *, prompt_tokens: int | None = None, group: str = "") -> None:
+        self.started.append((request_id, group))
+
+    def request_finished(
+        self, request_id: str, *, output_tokens: int | None = None, aborted: bool = False
+    ) -> None:
+        self.finished.append((request_id, output_tokens, aborted))
+
+    def request_energy(self, request_id: str) -> RequestEnergy | None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer(request_id) if callable(self.answer) else self.answer
+
+
+def run(
+    parts: list[bytes],
+    books: Books | None,
+    *,
+    kind: bytes = b"text/event-stream; charset=utf-8",
+    status: int = 200,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    path: str = "/v1/completions",
+    extra: list[tuple[bytes, bytes]] | None = None,
+) -> tuple[dict[bytes, bytes], list[bytes], Scope]:
+    """What comes out of the middleware around an app that sends `parts`: headers, bodies, the app's scope."""
+    seen: list[Scope] = []
+    sent: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        start = [(b"content-type", kind), *(extra or [])]
+        await send({"type": "http.response.start", "status": status, "headers": start})
+        for number, part in enumerate(parts):
+            more = number < len(parts) - 1
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers or []}
+    asyncio.run(EnergyMiddleware(app, books)(scope, receive, send))
+    return dict(sent[0]["headers"]), [message["body"] for message in sent[1:]], seen[0]
+
+
+USAGE = {"id": "x", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+TOKEN = {"id": "x", "choices": [{"index": 0, "text": 'é\u2028 the "usage" word', "finish_reason": None}]}
+
+
+def stream(ending: str = "\n\n") -> bytes:
+    texts = [json.dumps(TOKEN, ensure_ascii=False)] * 3 + [json.dumps(USAGE), "[DONE]"]
+    return "".join(f"data: {text}{ending}" for text in texts).encode()
+
+
+def chunks(body: bytes) -> list[Any]:
+    lines = [line[6:] for line in body.decode().replace("\r\n", "\n").split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, len(stream())), max_size=8), st.sampled_from(["\n\n", "\r\n\r\n"]))
+def test_a_stream_cut_anywhere_is_the_same_stream_with_energy(cuts: list[int], ending: str) -> None:
+    whole = stream(ending)
+    places = [0, *sorted(cuts), len(whole)]
+    parts = [whole[a:b] for a, b in itertools.pairwise(places)]
+    books = Books()
+    _, bodies, _ = run(parts, books)
+    *tokens, last = chunks(b"".join(bodies))
+    assert tokens == [TOKEN] * 3
+    assert last["usage"]["energy"]["joules"] == 12.5
+    assert last["usage"]["energy"] | {} == {
+        "joules": 12.5, "prefill_joules": 2.5, "decode_joules": 10.0, "uncertainty_joules": 0.5,
+        "status": "provisional", "source": "nvml",
+    }  # fmt: skip
+    assert last["usage"]["completion_tokens"] == 4
+    assert books.finished[0][1:] == (4, False)
+
+
+def test_whole_events_are_passed_on_at_once_and_untouched() -> None:
+    event = b"data: " + json.dumps({"choices": [{"text": "a"}]}).encode() + b"\n\n"
+    _, bodies, _ = run([event] * 3 + [b"data: [DONE]\n\n"], Books())
+    assert bodies == [event] * 3 + [b"data: [DONE]\n\n"]
+
+
+def test_running_usage_is_left_alone() -> None:
+    running = {"choices": [{"index": 0}], "usage": {"completion_tokens": 1}}
+    event = b"data: " + json.dumps(running).encode() + b"\n\n"
+    _, bodies, _ = run([event, b"data: [DONE]\n\n"], Books())
+    assert bodies[0] == event
+
+
+def test_comments_and_garbage_pass_through() -> None:
+    parts = [b": ping\n\n", b'data: {"usage": broken\n\n', b"data: [DONE]\n\n"]
+    _, bodies, _ = run(parts, Books())
+    assert b"".join(bodies) == b"".join(parts)
+
+
+def test_an_endless_event_is_not_kept() -> None:
+    part = b"x" * 300_000
+    _, bodies, _ = run([part] * 5 + [b"end"], Books())
+    assert b"".join(bodies) == part * 5 + b"end"
+    assert any(bodies[:5]), "nothing came before the end: it was buffered"
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [5, 9, 30]])
+def test_a_json_body_gets_energy_and_the_right_length(cuts: list[int]) -> None:
+    whole = json.dumps({"choices": [{"text": "\u00e9"}], "usage": {"completion_tokens": 4}}).encode()
+    places = [0, *cuts, len(whole)]
+    parts = [whole[a:b] for a, b in itertools.pairwise(places)]
+    length = (b"content-length", str(len(whole)).encode())
+    headers, bodies, _ = run(parts, Books(), kind=b"application/json", extra=[length])
+    body = b"".join(bodies)
+    assert headers[b"content-length"] == str(len(body)).encode()
+    assert json.loads(body)["usage"]["energy"]["joules"] == 12.5
+    assert json.loads(body)["choices"] == [{"text": "\u00e9"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "extra"),
+    [
+        (b"text/html", b"<p>usage</p>", 200, []),
+        (b"application/json", b'{"usage": {}}', 500, []),
+        (b"application/json", b"[1]", 200, []),
+        (b"application/json", b"not json", 200, []),
+        (b"application/json", b"\x1f\x8b", 200, [(b"content-encoding", b"gzip")]),
+        (b"application/json", b'{"usage": null}', 200, []),
+    ],
+)
+def test_everything_else_passes_unchanged(
+    kind: bytes, body: bytes, status: int, extra: list[tuple[bytes, bytes]]
+) -> None:
+    _, bodies, _ = run([body], Books(), kind=kind, status=status, extra=extra)
+    assert b"".join(bodies) == body
+
+
+@pytest.mark.parametrize(
+    ("books", "reason"),
+    [
+        (None, "the meter has not started"),
+        (Books(RuntimeError("NVML is gone")), "the meter failed: NVML is gone"),
+        (Books(lambda _: None), "no engine step"),
+        (Books(lambda i: energy(i, None, "gpu_lost")), "gpu_lost"),
+    ],
+)
+def test_a_meter_that_fails_gives_null_and_the_reason_and_the_answer_goes_on(
+    books: Books | None, reason: str
+) -> None:
+    _, bodies, _ = run([stream()], books)
+    *tokens, last = chunks(b"".join(bodies))
+    assert tokens == [TOKEN] * 3
+    assert last["usage"]["energy"] is None
+    assert reason in last["usage"]["energy_reason"]
+
+
+def test_books_that_fail_take_nothing_down() -> None:
+    class Broken(Books):
+        def request_started(self, request_id: str, **_: Any) -> None:
+            raise RuntimeError
+
+        def request_finished(self, request_id: str, **_: Any) -> None:
+            raise RuntimeError
+
+    _, bodies, _ = run([stream()], Broken())
+    assert len(chunks(b"".join(bodies))) == 4
+
+
+def test_ids_and_groups() -> None:
+    books = Books()
+    sent = [(b"x-request-id", b"abc"), (b"x-energy-group", b"team-1")]
+    headers, _, scope = run([b"data: [DONE]\n\n"], books, headers=sent)
+    assert headers[b"x-request-id"] == b"abc"
+    assert books.started == [("abc", "team-1")]
+    headers, _, scope = run([b"data: [DONE]\n\n"], books)
+    made = dict(scope["headers"])[b"x-request-id"]
+    assert headers[b"x-request-id"] == made
+    assert books.started[1] == (made.decode(), "")
+    _, _, scope = run([b"data: [DONE]\n\n"], books, headers=[(b"x-request-id", b"x" * 300)])
+    assert dict(scope["headers"])[b"x-request-id"] != b"x" * 300
+
+
+def test_other_routes_are_not_booked() -> None:
+    books = Books()
+    headers, _, _ = run([b"ok"], books, path="/health", kind=b"text/plain")
+    assert not books.started
+    assert b"x-request-id" in headers
+
+
+def test_refused_and_broken_answers_are_booked_as_aborted() -> None:
+    books = Books()
+    run([b'{"error": {}}'], books, status=400, kind=b"application/json")
+    assert books.finished[0][2] is True
+
+    async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RuntimeError("engine died")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    with pytest.raises(RuntimeError, match="engine died"):
+        asyncio.run(EnergyMiddleware(broken, books)(scope, None, None))  # type: ignore[arg-type]
+    assert books.finished[1][2] is True
