@@ -13,7 +13,8 @@ from checker.prometheus import Prometheus
 class Row:
     """One figure twice, and by how much they differ, relative to run.json's.
 
-    `prometheus` is the counters' change between the edges of the window, straight lines between scrapes;
+    `prometheus` is the counters' change between the edges of the window: at the start on the line between the
+    scrapes around it; at the end, where the load stops, from the last scrape on at the window's mean pace.
     `increase` is what `increase(...)` over the window says at its end, as a panel does. They part where a
     scrape near an edge was late: increase() then guesses from the window's mean.
     """
@@ -28,24 +29,25 @@ class Row:
         return abs(self.prometheus - self.run_json) / abs(self.run_json)
 
 
-def _at(samples: tuple[tuple[float, float], ...], moment: float) -> float:
-    """A counter between its scrapes; before the first it was what it was at the first."""
+def _gain(samples: tuple[tuple[float, float], ...], start: float, end: float) -> float:
+    """A counter's change over [start, end); it was at its first value before its first scrape."""
     times = [t for t, _ in samples]
-    right = bisect_left(times, moment)
+    right = bisect_left(times, start)
     if right == 0:
-        return samples[0][1]
-    if right == len(samples):
-        return samples[-1][1]
-    (t0, v0), (t1, v1) = samples[right - 1], samples[right]
-    return v0 + (v1 - v0) * (moment - t0) / (t1 - t0)
+        at_start = samples[0][1]
+    else:
+        (t0, v0), (t1, v1) = samples[right - 1], samples[right]
+        at_start = v0 + (v1 - v0) * (start - t0) / (t1 - t0)
+    last_time, last = samples[bisect_left(times, end) - 1]
+    return (last - at_start) * (end - start) / (last_time - start)
 
 
 def _change(prometheus: Prometheus, selector: str, start: float, end: float) -> tuple[float, float]:
-    """A counter's change over [start, end), summed over its series: between scrapes, and by increase()."""
+    """A counter's change over [start, end), summed over its series: from its scrapes, and by increase()."""
     around = prometheus.raw(f"{selector}[{round(end - start) + 30}s]", end + 15)
-    exact = sum(_at(s.samples, end) - _at(s.samples, start) for s in around)
+    change = sum(_gain(series.samples, start, end) for series in around)
     answer = prometheus.instant(f"sum(increase({selector}[{round(end - start)}s]))", end)
-    return exact, answer[0].samples[0][1] if answer else float("nan")
+    return change, answer[0].samples[0][1] if answer else float("nan")
 
 
 def compare(prometheus: Prometheus, run: dict[str, Any], name: str) -> list[Row]:

@@ -57,7 +57,7 @@ def _times(line: Line) -> list[dt.datetime]:
 def _axis(axes: Axes, unit: str, regions: Sequence[Region]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: quantity.text(v, unit)))
-    axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=3, maxticks=6))
+    axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=2, maxticks=7))
     axes.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M:%S"))
     axes.tick_params(labelsize=7, colors=FAINT, length=2)
     axes.grid(color="#e4e4e4", linewidth=0.6)
