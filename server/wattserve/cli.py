@@ -55,7 +55,7 @@ def sim(
     ] = True,
     late_tolerance_ms: Annotated[
         float, typer.Option(min=0.0, help="A step whose tokens leave later than this is counted as late.")
-    ] = 5.0,
+    ] = 10.0,
     seed: Annotated[int, typer.Option(help="Fixes the text and the lengths of answers.")] = 0,
 ) -> None:
     """Serve a virtual GPU: continuous batching in real time with a modelled meter. No GPU, no torch."""

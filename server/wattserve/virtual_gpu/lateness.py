@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-DEFAULT_TOLERANCE_SECONDS = 0.005
+DEFAULT_TOLERANCE_SECONDS = 0.010
 # Up to this part of a window's steps may be later than the tolerance before the window is flagged ...
-ALLOWED_FRACTION = 0.01
+ALLOWED_FRACTION = 0.02
 # ... but one step as late as this is a stall that every latency in the window has seen.
 STALL_SECONDS = 0.1
 
