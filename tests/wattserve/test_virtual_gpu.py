@@ -169,6 +169,18 @@ def test_lateness_counts_and_flags() -> None:
     assert not log.window(10**13, 10**14).too_late
 
 
+def test_lateness_keeps_the_last_steps_in_order() -> None:
+    log = LatenessLog(history=10)
+    for number in range(37):
+        log.note(number, number + number)
+    kept = log.window(0, 100)
+    assert kept.steps == 10
+    assert kept.max_seconds == pytest.approx(36e-9)
+    assert log.window(30, 33).steps == 3
+    assert log.window(30, 33).p50_seconds == pytest.approx(31e-9)
+    assert log.window(0, 27).steps == 0
+
+
 # --- against the recordings -------------------------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,25 +42,36 @@ class Lateness:
 
 
 class LatenessLog:
-    """The lateness of the last `history` steps, by the monotonic time at which they should have ended."""
+    """The lateness of the last `history` steps, by the monotonic time at which they should have ended.
+
+    A ring of plain integers: asking about a window must not hold up the steps of that moment.
+    """
 
     def __init__(
         self, *, tolerance_seconds: float = DEFAULT_TOLERANCE_SECONDS, history: int = 400_000
     ) -> None:
         self.tolerance_seconds = tolerance_seconds
-        self._planned_ns: deque[int] = deque(maxlen=history)
-        self._late_ns: deque[int] = deque(maxlen=history)
+        self._planned_ns = np.zeros(history, dtype=np.int64)
+        self._late_ns = np.zeros(history, dtype=np.int64)
+        self._noted = 0
 
     def note(self, planned_ns: int, done_ns: int) -> None:
-        self._planned_ns.append(planned_ns)
-        self._late_ns.append(done_ns - planned_ns)
+        """A step that should have ended at `planned_ns` was handed out by `done_ns`; steps come in order."""
+        place = self._noted % len(self._planned_ns)
+        self._planned_ns[place] = planned_ns
+        self._late_ns[place] = done_ns - planned_ns
+        self._noted += 1
 
     def window(self, start_ns: int, end_ns: int) -> Lateness:
         """The steps that should have ended in [start_ns, end_ns)."""
-        planned = np.fromiter(self._planned_ns, dtype=np.int64)
-        low, high = np.searchsorted(planned, (start_ns, end_ns))
-        late = np.fromiter(self._late_ns, dtype=np.int64, count=len(planned))[low:high]
-        return self._summary(late * 1e-9)
+        noted, size = self._noted, len(self._planned_ns)
+        # Oldest first: what lies behind the place of the next note, then what lies before it.
+        pieces = [slice(0, noted)] if noted <= size else [slice(noted % size, size), slice(0, noted % size)]
+        late = []
+        for piece in pieces:
+            low, high = np.searchsorted(self._planned_ns[piece], (start_ns, end_ns))
+            late.append(self._late_ns[piece][low:high])
+        return self._summary(np.concatenate(late) * 1e-9)
 
     def _summary(self, late: npt.NDArray[np.floating]) -> Lateness:
         if len(late) == 0:
