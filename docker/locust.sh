@@ -5,7 +5,12 @@ set -eu
 target=${WATTLOAD_TARGET:-}
 if [ -z "$target" ]; then
   target=http://sim:8000
-  if python -c "import socket; socket.getaddrinfo('vllm', 8000)" 2>/dev/null; then target=http://vllm:8000; fi
+  # Under the gpu profile both start at once, and the name is there within moments. Not a dependency in the compose
+  # file: where vLLM cannot start, Locust shall.
+  for _ in 1 2 3; do
+    if python -c "import socket; socket.getaddrinfo('vllm', 8000)" 2>/dev/null; then target=http://vllm:8000; break; fi
+    sleep 1
+  done
 fi
 echo "target: $target"
 # Its metrics are at the web UI; the port of `wattload run` is not for it.

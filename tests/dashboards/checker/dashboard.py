@@ -95,5 +95,6 @@ def variables_in(text: str) -> set[str]:
 def fill(expr: str, values: Mapping[str, str]) -> str:
     """`expr` with the variables replaced; one without a value stays, and its query fails."""
     for name in sorted(values, key=len, reverse=True):
-        expr = re.sub(rf"\$\{{{name}(:\w+)?\}}|\${name}\b", lambda _, v=values[name]: v, expr)
+        # Escaped: what stands for a variable may hold backslashes, which re.sub would read as groups.
+        expr = re.sub(rf"\$\{{{name}(:\w+)?\}}|\${name}\b", values[name].replace("\\", r"\\"), expr)
     return expr
