@@ -70,7 +70,7 @@ def query_faults(
     if not answer:
         return [f"empty: {query.expr}"]
     named = set(re.findall(r"\{\{\s*(\w+)\s*\}\}", query.legend))
-    missing = named - set.intersection(*(set(s.labels) for s in answer))
+    missing = {label for label in named if any(label not in series.labels for series in answer)}
     return [f"legend names the label {label}, which the series have not" for label in sorted(missing)]
 
 

@@ -78,7 +78,8 @@ def dimension(node: Any, records: _RECORDS) -> Dimension:
     if isinstance(node, promql.NumberLiteral):
         return ANY if node.val == 0 else ONE
     if isinstance(node, promql.VectorSelector):
-        return records[node.name] if node.name in records else names.metric(node.name)
+        name = str(node.name)
+        return records[name] if name in records else names.metric(name)
     if isinstance(node, promql.BinaryExpr):
         return _binary(node, records)
     if isinstance(node, promql.AggregateExpr):
