@@ -83,7 +83,7 @@ def request_bytes(host: str, number: int) -> bytes:
 
 
 def read_streams(
-    address: tuple[str, int], streams: int, ramp_seconds: float, seconds: float
+    address: tuple[str, int], streams: int, ramp_seconds: float, seconds: float, pid: int
 ) -> dict[str, Any]:
     """Keep `streams` answers open; counts events between ramp_seconds and ramp_seconds + seconds."""
     selector = selectors.DefaultSelector()
@@ -106,6 +106,7 @@ def read_streams(
         now = time.monotonic()
         if counting_from is None and now - began > ramp_seconds:
             counting_from, start_unix, chunks, ended = now, time.time(), 0, 0
+            cpu = cpu_seconds(pid)
         if counting_from is not None and now - counting_from > seconds:
             break
         for key, _ in selector.select(0.1):
@@ -120,10 +121,16 @@ def read_streams(
                 asked += 1
     assert counting_from is not None
     length = time.monotonic() - counting_from
+    user, system = (b - a for a, b in zip(cpu, cpu_seconds(pid), strict=True))
     window = (start_unix, start_unix + length)
     for key in list(selector.get_map().values()):
         key.fileobj.close()  # type: ignore[union-attr]
-    return {"chunks_per_second": chunks / length, "answers_per_second": ended / length, "window": window}
+    return {
+        "chunks_per_second": chunks / length,
+        "answers_per_second": ended / length,
+        "window": window,
+        "cpu": (user, system, length, chunks),
+    }
 
 
 def cpu_seconds(pid: int) -> tuple[float, float]:
@@ -146,11 +153,8 @@ def measure(rate: int, step_seconds: float, seconds: float) -> dict[str, Any]:
         streams = round(rate * step_seconds)
         address = (url.split("//")[1].split(":")[0], int(url.rsplit(":", 1)[1]))
         ramp = max(3.0, OUTPUT_TOKENS * step_seconds * 2)
-        cpu = cpu_seconds(pid)
-        began = time.monotonic()
-        found = read_streams(address, streams, ramp, seconds)
-        length = time.monotonic() - began
-        user, system = ((b - a) / length for a, b in zip(cpu, cpu_seconds(pid), strict=True))
+        found = read_streams(address, streams, ramp, seconds, pid)
+        user, system, length, chunks = found.pop("cpu")
         start, end = found.pop("window")
         with urllib.request.urlopen(f"{url}/energy?start={start}&end={end}") as answer:
             energy = json.load(answer)
@@ -166,7 +170,8 @@ def measure(rate: int, step_seconds: float, seconds: float) -> dict[str, Any]:
             "late_steps": simulation["late_steps"],
             "steps": simulation["steps"],
             "flagged": "late_simulation" in energy["flags"],
-            "server_cpu": {"user": round(user, 2), "system": round(system, 2)},
+            "server_cores": {"user": round(user / length, 2), "system": round(system / length, 2)},
+            "server_cpu_us_per_chunk": round((user + system) / chunks * 1e6, 1),
             "server_mib": round(resident_mib(pid)),
             "held": held,
         }

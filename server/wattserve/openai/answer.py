@@ -46,9 +46,11 @@ class Writer:
         self._task: asyncio.Task[None] | None = None
 
     def write(self, body: bytes, more: bool = True) -> None:
+        """A part of the body."""
         self.put({"type": "http.response.body", "body": body, "more_body": more})
 
     def put(self, message: Message) -> None:
+        """Any ASGI message of a response."""
         if self._task is not None:
             self._backlog.append(message)
             return
@@ -100,12 +102,17 @@ class Choice:
 
     def deliver_fast(self, seq: Sequence) -> None:
         """A token of a plain stream: three pieces of bytes, nothing computed."""
-        if seq.generated < self.output_tokens:
+        count = seq.generated
+        if 1 < count < self.output_tokens:
             answer = self.answer
-            if seq.generated == 1:
-                answer.first_token(seq)
-            piece = answer.words.piece_bytes[(self.start + seq.generated - 1) & _MASK]
-            answer.writer.write(self.head + piece + answer.foot)
+            piece = answer.words.piece_bytes[(self.start + count - 1) & _MASK]
+            answer.writer.put(
+                {
+                    "type": "http.response.body",
+                    "body": b"%b%b%b" % (self.head, piece, answer.foot),
+                    "more_body": True,
+                }
+            )
         else:
             self.deliver(seq)
 
