@@ -86,11 +86,6 @@ def traffic() -> None:
         " --duration 60 --warmup 12 --out /runs/lab --name lab --progress none --slo ttft=500ms,tpot=50ms"
     )
     done = compose(*words.split())
-    check(
-        "docker compose run loadgen wattload run",
-        done.returncode == 0,
-        done.stdout[-300:] + done.stderr[-300:],
-    )
     told = compose("exec", "-T", "locust", "cat", "/runs/lab/run.json")
     check("the run is in the volume that other services see", told.returncode == 0, told.stderr[-200:])
     run = json.loads(told.stdout)
@@ -109,6 +104,8 @@ def traffic() -> None:
     # On two busy cores the virtual GPU may run late, and says so; nothing else may be wrong.
     reasons = [reason for reason in run["reasons"] if "ran late" not in reason]
     check("the run is valid", not reasons, run["reasons"])
+    expected = 0 if run["valid"] else 1
+    check("docker compose run gives wattload's status", done.returncode == expected, done.stderr[-300:])
     done_count = query('wattload_requests_total{run="lab",outcome="completed"}', end + 2)
     check("Prometheus found the one-off container", done_count, done_count)
 
@@ -136,7 +133,7 @@ def scale() -> None:
     def workers() -> int:
         return len(json.loads(get(8090, "/stats/requests")).get("workers", []))
 
-    check("the master has its two workers", until(20, lambda: workers() == 2), workers())
+    check("the master has its two workers", until(40, lambda: workers() == 2), workers())
     compose("--profile", "scale", "rm", "-sf", "locust-master", "locust-worker")
 
 
