@@ -49,8 +49,9 @@ def wattload(job: Job) -> list[str]:
     trace.write_text("seconds,prompt_tokens,output_tokens\n" + rows)
     return [
         sys.executable, "-m", "wattload.cli", "run", job.url, "--trace", str(trace),
-        "--rate", f"{job.rate:g}", "--arrivals", "poisson", "--duration", f"{job.seconds:g}", "--energy", "none", "--progress", "none",
-        "--out", str(job.folder / "run"), "--no-report", "--warmup", "0",
+        "--rate", f"{job.rate:g}", "--arrivals", "poisson", "--duration", f"{job.seconds:g}",
+        "--energy", "none", "--progress", "none", "--out", str(job.folder / "run"), "--no-report",
+        "--warmup", "0",
     ]  # fmt: skip
 
 
@@ -83,7 +84,8 @@ def vllm(job: Job) -> list[str]:
         "/v1/completions", "--model", "mock", "--tokenizer", tokenizer(job), "--dataset-name", "random",
         "--random-input-len", str(PROMPT), "--random-output-len", str(CHUNKS), "--ignore-eos",
         "--request-rate", f"{job.rate:g}", "--num-prompts", str(job.count), "--save-result",
-        "--save-detailed", "--result-dir", str(job.folder), "--result-filename", "vllm.json", "--disable-tqdm",
+        "--save-detailed", "--result-dir", str(job.folder), "--result-filename", "vllm.json",
+        "--disable-tqdm",
     ]  # fmt: skip
 
 
