@@ -8,6 +8,7 @@ Control plane only, so httpx; the load itself never passes through here. Works i
 from __future__ import annotations
 
 import math
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ class EnergyClient:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     timeout_seconds: float = 10.0
+    tls: ssl.SSLContext | None = None
     _http: httpx.Client | None = None
 
     def __post_init__(self) -> None:
@@ -80,7 +82,8 @@ class EnergyClient:
 
     def _client(self) -> httpx.Client:
         if self._http is None:
-            self._http = httpx.Client(timeout=self.timeout_seconds, headers=self.headers)
+            verify = True if self.tls is None else self.tls
+            self._http = httpx.Client(timeout=self.timeout_seconds, headers=self.headers, verify=verify)
         return self._http
 
     def close(self) -> None:
@@ -164,6 +167,7 @@ def probe(
     model: str | None = None,
     headers: dict[str, str] | None = None,
     timeout_seconds: float = 10.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Probe:
     """Asks an endpoint what it serves and who meters it, before any load.
 
@@ -172,11 +176,14 @@ def probe(
     or a target that should have one, does not answer as one.
     """
     target = base_url(url)
-    client = EnergyClient(target, headers or {}, timeout_seconds)
+    client = EnergyClient(target, headers or {}, timeout_seconds, tls)
     try:
         entries = client.models()
     except httpx.HTTPStatusError as error:
-        raise BadInput(f"{target}/v1/models answered {error.response.status_code}") from error
+        # Some gateways list no models; a model that was named is then taken at the user's word.
+        if error.response.status_code != 404 or model is None:
+            raise BadInput(f"{target}/v1/models answered {error.response.status_code}") from error
+        entries = [{"id": model}]
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         raise BadInput(f"{target}/v1/models cannot be asked: {error}") from error
     finally:
@@ -194,7 +201,7 @@ def probe(
         return Probe(info, names, None, None, None, "not asked for (--energy none)")
     foreign = energy_url is not None and energy_url.startswith(("dcgm+", "prometheus+"))
     where = str(energy_url) if foreign else base_url(energy_url or target)
-    said, clock = _probe_energy(where, headers or {} if where == target else {}, timeout_seconds)
+    said, clock = _probe_energy(where, headers or {} if where == target else {}, tls)
     sources = sorted({str(d.get("source")) for d in said.get("devices", [])})
     info.engine = said.get("engine")
     info.energy_source = "+".join(sources) or None
@@ -205,11 +212,11 @@ def probe(
 
 
 def _probe_energy(
-    where: str, headers: dict[str, str], timeout_seconds: float
+    where: str, headers: dict[str, str], tls: ssl.SSLContext | None
 ) -> tuple[dict[str, Any], ClockInfo]:
     from wattload.energy_sources import open_source
 
-    client = open_source(where, headers)
+    client = open_source(where, headers, tls)
     hint = "name the meter with --energy URL, or measure latency alone with --energy none"
     try:
         said = client.info()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -57,13 +58,18 @@ def is_foreign(url: str) -> bool:
     return url.startswith(_SCHEMES)
 
 
-def open_source(url: str, headers: dict[str, str] | None = None) -> EnergySource:
-    """The source at an --energy address. Raises BadInput where the address is none."""
+def open_source(
+    url: str, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> EnergySource:
+    """The source at an --energy address; `headers` and `tls` are for a wattserve.
+
+    Raises BadInput where the address is none.
+    """
     if url.startswith("dcgm+"):
         return DcgmSource(_http_address(url, "dcgm+"))
     if url.startswith("prometheus+"):
         return PrometheusSource(_http_address(url, "prometheus+"))
-    return EnergyClient(url, headers or {})
+    return EnergyClient(url, headers or {}, tls=tls)
 
 
 def _http_address(url: str, scheme: str) -> str:

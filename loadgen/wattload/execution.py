@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import socket
+import ssl
 import sys
 import time
 import uuid
@@ -29,6 +30,7 @@ from wattload.schedule import Schedule
 from wattload.slo import parse_slo
 from wattload.stop_rule import parse_until
 from wattload.traces import ReadOptions, Trace, parse_column_map
+from wattload.transport.tls import tls_context
 
 if TYPE_CHECKING:
     from wattload.client import ClientOptions
@@ -69,7 +71,8 @@ def prepare(config: RunConfig) -> Prepared:
         parse_until(config.until)
     headers = config.headers()
     streams = load_streams(config)
-    said = probe(config.url, energy_url=config.energy, model=config.model, headers=headers)
+    tls = control_tls(config)
+    said = probe(config.url, energy_url=config.energy, model=config.model, headers=headers, tls=tls)
     schedule = plan_schedule(config, streams, said.target)
     horizon = schedule.horizon_seconds
     if config.warmup is not None and horizon and config.warmup >= horizon:
@@ -129,7 +132,8 @@ class Session:
         self._poller: SeriesPoller | None = None
         if said.energy_url is not None:
             same = said.energy_url == said.target.url
-            self.energy = open_source(said.energy_url, prepared.headers if same else {})
+            headers = prepared.headers if same else {}
+            self.energy = open_source(said.energy_url, headers, control_tls(config))
             if said.clock is not None:
                 self._poller = SeriesPoller(self.energy, prepared.directory, clock=said.clock)
 
@@ -220,6 +224,18 @@ def client_options(config: RunConfig, model: str, headers: dict[str, str]) -> Cl
             config.total_timeout,
         ),
         verify_tls=not config.insecure,
+        ca_file=config.ca_file,
+        cert_file=config.cert_file,
+        key_file=config.key_file,
+    )
+
+
+def control_tls(config: RunConfig) -> ssl.SSLContext | None:
+    """The TLS settings as the control plane needs them; None: the usual ones. Raises BadInput."""
+    if not (config.insecure or config.ca_file or config.cert_file):
+        return None
+    return tls_context(
+        verify=not config.insecure,
         ca_file=config.ca_file,
         cert_file=config.cert_file,
         key_file=config.key_file,
