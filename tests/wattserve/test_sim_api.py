@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from sim_server import fast_profile, simulating
+from wattserve.openai.answer import Writer
 from wattserve.sim import Simulator
 
 MODEL = "llama-3.1-8b"
@@ -80,7 +82,7 @@ def test_streamed_and_whole_answers_are_the_same_text_and_round_trip(client: htt
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == whole
     ids = client.post("/tokenize", json={"prompt": whole}).json()
-    assert ids["count"] == 12
+    assert ids["count"] == 30
     assert client.post("/detokenize", json={"tokens": ids["tokens"]}).json()["prompt"] == whole
 
 
@@ -221,6 +223,39 @@ def test_a_client_that_goes_away_ends_its_request_and_it_keeps_its_joules(
     settled = wait_settled(client, "gone")
     assert settled["joules"] > 0
     assert settled["aborted"] is True
+
+
+def test_a_client_that_reads_slowly_gets_every_token_and_holds_nobody_up(
+    served: tuple[httpx.Client, Simulator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket's buffers fill, the server has to wait for this client, and joins what comes meanwhile."""
+    client, simulator = served
+    waits: list[object] = []
+    finish = Writer._finish
+    monkeypatch.setattr(Writer, "_finish", lambda self, *a: (waits.append(self), finish(self, *a))[1])
+    url = client.base_url
+    body = json.dumps({"prompt": [9, 9], "n": 30, "max_tokens": 1200, "ignore_eos": True, "stream": True})
+    with socket.create_connection((url.host, url.port)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        slow.sendall((head + body).encode())
+        time.sleep(0.5)
+        steps = simulator.engine.steps_run
+        answer = complete(client, prompt=[4], max_tokens=200, ignore_eos=True)
+        assert answer["usage"]["completion_tokens"] == 200
+        deadline = time.monotonic() + 30
+        while simulator.engine.running and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert simulator.engine.steps_run > steps + 800, "the engine waited for a client that does not read"
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            part = slow.recv(1 << 16)
+            assert part, "the answer was cut off"
+            received += part
+    assert received.count(b'"finish_reason":null') + received.count(b'"finish_reason":"length"') == 36_000
+    assert received.count(b'"finish_reason":"length"') == 30
+    assert received.count(b"[DONE]") == 1
+    assert waits, "the server never had to wait: this tested nothing"
 
 
 def test_energy_settles_and_the_books_add_up(served: tuple[httpx.Client, Simulator]) -> None:
