@@ -1,13 +1,13 @@
 """Prints the address of the server that Locust is to aim at: the virtual GPU where it listens, else vLLM.
 
-Under the gpu profile the virtual GPU stands by and does not listen. Where vLLM could not start either, Locust shall
-still come up, so this waits a few seconds only.
+Under the gpu profile the virtual GPU stands by and does not listen. Where vLLM could not start either, Locust
+shall still come up, so this waits a few seconds only.
 """
 
 import socket
 import time
 
-ATTEMPTS = 5
+ATTEMPTS = 4
 
 
 def find() -> str | None:

@@ -196,7 +196,7 @@ def no_gpu() -> None:
     compose("--profile", "gpu", "rm", "-sf", "vllm")
     compose("down", "--timeout", "3")
     compose("--profile", "gpu", "up", "-d", "--no-build", timeout=60)
-    fresh = until(40, lambda: up("prometheus", "grafana", "locust"))
+    fresh = until(60, lambda: up("prometheus", "grafana", "locust"))
     check("no GPU, from nothing: the others come up all the same", fresh, states())
     compose("--profile", "gpu", "rm", "-sf", "vllm")
     # Standing by: where vLLM serves, the virtual GPU must not be scraped beside it.
