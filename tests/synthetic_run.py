@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from wattload.rundir import ENERGY_SCHEMA, REQUEST_SCHEMA, SPLIT_SCHEMA, Capture, RunDir, parquet_writer
+from wattload.crash_safe_table import parquet_writer
+from wattload.rundir import ENERGY_SCHEMA, REQUEST_SCHEMA, SPLIT_SCHEMA, Capture, RunDir
 from wattload.runjson import ArrivalsInfo, ClockInfo, SloLimits, TargetInfo, WorkloadInfo
 
 F64 = npt.NDArray[np.float64]

@@ -19,8 +19,9 @@ import httpx
 import numpy as np
 import pyarrow as pa
 
+from wattload.crash_safe_table import TableWriter
 from wattload.errors import BadInput
-from wattload.rundir import ENERGY_SCHEMA, SPLIT_SCHEMA, RunDir, TableWriter
+from wattload.rundir import ENERGY_SCHEMA, SPLIT_SCHEMA, RunDir
 from wattload.runjson import ClockInfo, TargetInfo
 
 if TYPE_CHECKING:

@@ -28,11 +28,11 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What happened to one planned request. Times are UNIX seconds of the client's clock; None: did not happen.
+    """What happened to one planned request. Times are UNIX seconds of the client's clock; None: it did not.
 
     `itl_seconds` holds the gaps between successive chunks that carried tokens. `chunks` counts such chunks;
-    token counts come from `usage` and are exact, never from chunks. `error` is the first 300 characters of what
-    the server or the client library said.
+    token counts come from `usage` and are exact, never from chunks. `error` is the first 300 characters of
+    what the server or the client library said.
     """
 
     index: int

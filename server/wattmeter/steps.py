@@ -20,8 +20,8 @@ class StepBatch:
     The device was busy with the step over [max(launch, previous end), end].
 
     Per entry, shape (E,): `step` is the row of the step in this batch; `request` indexes `request_ids`;
-    `prefill_tokens` and `decode_tokens` were computed for the request in this step (a request has one kind or the
-    other, except where an engine mixes them); `context_tokens` is what stood in its KV cache before the step;
+    `prefill_tokens` and `decode_tokens` were computed for the request in this step (a request has one kind or
+    the other, except where an engine mixes them); `context_tokens` is what stood in its KV cache before it;
     `cached_tokens` is the part of the context that came from the prefix cache (non-zero only in the request's
     first step); `draft_tokens` were proposed by speculation, `accepted_tokens` of them kept.
     """
