@@ -144,6 +144,8 @@ def inference_perf(job: Job) -> list[str]:
             "type": "poisson",
             "stages": [{"rate": job.rate, "duration": round(job.seconds)}],
             "num_workers": 1,
+            # Its limit of 100 would be a queue in the client.
+            "worker_max_concurrency": 5000,
         },
         "api": {"type": "completion", "streaming": True},
         "server": {"type": "vllm", "model_name": "mock", "base_url": job.url, "ignore_eos": True},
