@@ -37,6 +37,8 @@ from wattmeter.replay import EngineLimits, Jobs, limits_of, replay
 from wattmeter.stepmodel import StepEnergyModel
 
 TENANTS = ("code", "conv", "long")
+# Okabe and Ito: told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 
 @dataclass
@@ -132,10 +134,11 @@ def coalition_tables(experiments: Sequence[Experiment], others: Mapping[str, Seq
         print("\n".join(error_table(data, TENANTS, model)), "\n")
         model = fit_intervals(data.intervals(joint))
         print("Step model fitted on the joint runs alone:\n")
-        print("\n".join(error_table(data, TENANTS, model)[2:]), "\n")
+        print("\n".join(error_table(data, TENANTS, model)), "\n")
         if experiment.books:
             value, _ = measured_shapley(data, TENANTS)
             print("The server's own books, as `GET /energy?group_by=tag` answered:\n")
+            print("| joint run | " + " | ".join(TENANTS) + " |\n|---|---|---|---|")
             names = [window.name for window in data.windows]
             for window in joint:
                 split = experiment.books["windows"][1 + names.index(window.name)]
@@ -160,11 +163,27 @@ def jobs_of_requests(records: Sequence[Mapping[str, Any]]) -> Jobs:
 
 @dataclass(frozen=True)
 class Marginal:
+    """Joules of the copies: `replayed` from the requests alone, `stepped` from the recorded steps."""
+
     shape: str
     copies: int
     measured: float
     deviation: float
-    predicted: float
+    replayed: float
+    stepped: float
+
+    def errors(self) -> tuple[float, float]:
+        """(replayed, stepped) against measured, in per cent."""
+        return 100 * (self.replayed / self.measured - 1), 100 * (self.stepped / self.measured - 1)
+
+
+def predicted_joules(data: Evaluation, windows: Sequence[Window], model: StepEnergyModel) -> float:
+    """Predicted joules above idle of whole windows; what lies outside the first and last edge as it was."""
+    total = 0.0
+    for window in windows:
+        cut = data.intervals([window])
+        total += float(predict(model, cut).sum() - cut.joules.sum()) + data.above_idle(window)
+    return total
 
 
 def marginals(experiment: Experiment, model: StepEnergyModel, limits: EngineLimits) -> list[Marginal]:
@@ -196,9 +215,44 @@ def marginals(experiment: Experiment, model: StepEnergyModel, limits: EngineLimi
                 float(np.mean(joules) - np.mean(base_joules)),
                 float(spread),
                 float(predicted - base_predicted),
+                predicted_joules(data, windows, model) / len(windows)
+                - predicted_joules(data, base, model) / len(base),
             )
         )
     return found
+
+
+def run_error(data: Evaluation, window: Window, model: StepEnergyModel) -> float:
+    """Predicted over counted joules of a whole window, idle included, less 1."""
+    counted = data.joules(window.start_seconds, window.end_seconds)
+    return (predicted_joules(data, [window], model) - data.above_idle(window)) / counted
+
+
+def books_report(experiments: Sequence[Experiment]) -> None:
+    """Conservation, idle and unattributed in what the servers answered; one line each."""
+    for experiment in experiments:
+        if not experiment.books:
+            continue
+        answers = experiment.books["windows"][1:]
+        total = sum(answer["total_joules"] for answer in answers)
+        booked = 100 * max(map(abs, experiment.conservation))
+        idle = experiment.books["energy"]["idle"]
+        complete = [
+            abs(ratio)
+            for ratio, answer in zip(experiment.against_counter, answers, strict=True)
+            if "partial_coverage" not in answer["flags"]
+        ]
+        print(
+            f"- {experiment.name}: {len(answers)} windows, {total:,.0f} J; "
+            f"requests + idle + unattributed off by at most {booked:.4f} %; "
+            f"against the raw counter at most {100 * max(complete):.3f} % ({len(complete)} complete), "
+            f"{100 * max(map(abs, experiment.against_counter)):.3f} % with the others; "
+            f"idle {idle['watts']:.2f} ± {idle['uncertainty_watts'] or 0.0:.2f} W ({idle['how']}), here "
+            f"{experiment.data.idle_watts:.2f} W; "
+            f"unattributed {100 * sum(a['unattributed_joules'] for a in answers) / total:.2f} %; "
+            f"{sum('model_not_trusted' in a['flags'] for a in answers)} windows model_not_trusted"
+        )
+    print()
 
 
 def phase_table(experiment: Experiment, model: StepEnergyModel) -> None:
@@ -207,14 +261,11 @@ def phase_table(experiment: Experiment, model: StepEnergyModel) -> None:
     for kind in dict.fromkeys(window.name.split("#")[0] for window in experiment.data.windows):
         windows = [w for w in experiment.data.windows if w.name.split("#")[0] == kind]
         measured = sum(experiment.data.above_idle(window) for window in windows)
-        cut = experiment.data.intervals(windows)
-        # Whole windows, not their intervals: the device is idle at the ends, so nothing is cut.
         steps = [experiment.data.steps(window) for window in windows]
         prefill = sum(int(batch.prefill_tokens.sum()) for batch in steps)
         decode = sum(int(batch.decode_tokens.sum()) for batch in steps)
         tokens = prefill if "prefill" in kind else decode
-        missed = measured - float(cut.joules.sum())  # what lies before the first and after the last edge
-        predicted = float(predict(model, cut).sum()) + missed
+        predicted = predicted_joules(experiment.data, windows, model)
         print(
             f"| {kind.split(':')[1]} | {tokens:,} | {1e3 * measured / tokens:.2f} mJ/token "
             f"| {1e3 * predicted / tokens:.2f} mJ/token | {100 * (predicted / measured - 1):+.1f} % |"
@@ -242,26 +293,42 @@ def plots(folder: Path, experiments: Mapping[str, Experiment], found: Sequence[M
         names = list(split[0])
         for column, tenant in enumerate(TENANTS):
             errors = [100 * (np.mean([s[n][column] for s in split]) / value[column] - 1) for n in names]
-            axes.barh(np.arange(len(names)) + 0.27 * (column - 1), errors, height=0.25, label=tenant)
+            axes.barh(
+                np.arange(len(names)) + 0.27 * (column - 1),
+                errors,
+                height=0.25,
+                label=tenant,
+                color=COLOURS[column],
+            )
         axes.axvspan(-5, 5, color="0.9", zorder=0)
         axes.set_yticks(np.arange(len(names)), names)
         axes.invert_yaxis()
-        axes.set_xlabel("error against the measured Shapley value, % (grey: ±5 %)")
+        axes.set_xscale("symlog", linthresh=10)
+        ticks = (-100, -50, -20, -5, 0, 5, 20, 50, 100, 200)
+        axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+        axes.set_xlabel("error against the measured Shapley value, % (grey: ±5 %; logarithmic beyond ±10 %)")
         axes.set_title(name)
         axes.legend()
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        figure.savefig(folder / f"validation-{name}.png", dpi=110)
         pyplot.close(figure)
     if found:
         figure, axes = pyplot.subplots(figsize=(5, 4.5), layout="constrained")
-        most = 1.1 * max(max(m.measured, m.predicted) for m in found)
+        most = 1.1 * max(max(m.measured, m.replayed) for m in found)
         axes.plot([0, most], [0, most], color="0.6")
+        axes.set(xlim=(300, most), ylim=(300, most))
         axes.fill_between([0, most], [0, 0.95 * most], [0, 1.05 * most], color="0.9")
         for marginal in found:
-            axes.errorbar(marginal.measured, marginal.predicted, xerr=marginal.deviation, fmt="o")
-            axes.annotate(f" {marginal.shape}", (marginal.measured, marginal.predicted))
+            x, error = marginal.measured, marginal.deviation
+            axes.errorbar(x, marginal.replayed, xerr=error, fmt="o", color=COLOURS[0])
+            axes.plot(x, marginal.stepped, "D", mfc="none", color=COLOURS[1])
+            axes.annotate(f"  {marginal.shape}", (x, marginal.replayed), va="top", fontsize=9)
+        axes.plot([], [], "o", color=COLOURS[0], label="from the requests alone")
+        axes.plot([], [], "D", mfc="none", color=COLOURS[1], label="from the recorded steps")
+        axes.legend(loc="upper left")
         axes.set_xlabel("measured joules of the copies")
-        axes.set_ylabel("predicted (grey: ±5 %)")
-        figure.savefig(folder / "duplicates.png", dpi=110)
+        axes.set_ylabel("predicted joules (grey: ±5 %)")
+        axes.set_title("copies injected into steady traffic")
+        figure.savefig(folder / "validation-duplicates.png", dpi=110)
         pyplot.close(figure)
 
 
@@ -291,32 +358,32 @@ def main() -> None:
         model = fit_intervals(intervals([e for e in mixed if e is not experiment] or [experiment]))
         found = marginals(experiment, model, limits_of(experiment.data.recording.steps))
         print("## Duplicates\n")
-        print("| prompt x output | copies | measured | predicted | error |\n|---|---|---|---|---|")
+        print("| prompt x output | copies | measured | from the requests alone | from the recorded steps |")
+        print("|---|---|---|---|---|")
         for m in found:
-            error = f"{100 * (m.predicted / m.measured - 1):+.1f} %"
+            errors = [
+                f"{j:,.0f} J, {e:+.1f} %" for j, e in zip((m.replayed, m.stepped), m.errors(), strict=True)
+            ]
             measured = f"{m.measured:,.0f} ± {m.deviation:.0f} J"
-            print(f"| {m.shape} | {m.copies} | {measured} | {m.predicted:,.0f} J | {error} |")
+            print(f"| {m.shape} | {m.copies} | {measured} | {errors[0]} | {errors[1]} |")
         print()
     print("## Window prediction\n")
     for name, experiment in experiments.items():
         model = fit_intervals(intervals(others[name]))
         print(f"- {name}, fitted on the other experiments:", end=" ")
-        print(prediction_error(experiment.data, experiment.data.windows, model))
+        print(prediction_error(experiment.data, experiment.data.windows, model), end="; ")
+        runs = [run_error(experiment.data, window, model) for window in experiment.data.windows]
+        print(
+            f"{len(runs)} runs: {100 * np.sqrt(np.mean(np.square(runs))):.2f} % rms a run, "
+            f"worst {100 * max(runs, key=abs):+.2f} %"
+        )
     print()
     if "phases" in experiments and mixed:
         print("## Pure phases\n")
         rest = [e for name, e in experiments.items() if name != "phases"]
         phase_table(experiments["phases"], fit_intervals(intervals(rest)))
     print("## Conservation\n")
-    for label, name in (
-        ("requests + idle + unattributed against the total of the same answer", "conservation"),
-        ("that total against the raw counter, read off between its updates", "against_counter"),
-    ):
-        errors = [abs(ratio) for e in experiments.values() for ratio in getattr(e, name)]
-        if errors:
-            middle = 100 * float(np.median(errors))
-            print(f"- {label}: {len(errors)} windows, worst {100 * max(errors):.3f} %, median {middle:.3f} %")
-    print()
+    books_report(list(experiments.values()))
     if options.plots:
         plots(options.plots, experiments, found)
 

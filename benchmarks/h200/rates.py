@@ -36,13 +36,19 @@ def one(url: str, trace: str, rate: float, *, seconds: float, out: Path, more: l
         "achieved_rps": run["load"]["achieved_rps"],
         "valid": run["valid"],
         "reasons": run["reasons"],
+        "notes": run["notes"],
+        "window": run["window"],
         "source": energy.get("source"),
         "mean_watts": energy.get("mean_watts"),
         "per_request_joules": energy.get("per_request_joules"),
         "per_output_token_joules": energy.get("per_output_token_joules"),
         "total_joules": energy.get("total_joules"),
         "idle_joules": energy.get("idle_joules"),
+        "prefill_joules": energy.get("prefill_joules"),
+        "decode_joules": energy.get("decode_joules"),
         "unattributed_joules": energy.get("unattributed_joules"),
+        "uncertainty_joules": energy.get("uncertainty_joules"),
+        "accounting": energy.get("accounting"),
         "flags": energy.get("flags"),
         "ttft_seconds": run["latency"]["ttft_seconds"],
         "tpot_seconds": run["latency"]["tpot_seconds"],
@@ -65,7 +71,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     errors = [[m - low for m, (low, _) in zip(mean, ci, strict=True)]]
     errors.append([high - m for m, (_, high) in zip(mean, ci, strict=True)])
     axes[0].errorbar(rate, mean, yerr=errors, marker="o", capsize=3)
-    axes[0].set(xlabel="arrival rate (requests/s)", ylabel="joules a request above idle", ylim=(0, None))
+    axes[0].set(xlabel="arrival rate (requests/s)", ylabel="joules a request, idle included", ylim=(0, None))
     axes[1].plot(rate, [row["mean_watts"] for row in known], marker="o")
     axes[1].set(xlabel="arrival rate (requests/s)", ylabel="mean power (W)", ylim=(0, None))
     source = {row["source"] for row in known}
