@@ -35,19 +35,20 @@ def row(workload: str, rate: int) -> tuple[str, dict[str, float]]:
     """A line of the table, and each estimate over the measurement by its key."""
     run = load(RunDir.open(KEPT / f"{workload}-{rate}"))
     energy, latency = run.json.energy, run.json.latency
-    assert energy.total_joules is not None and energy.per_request_joules is not None
-    assert energy.mean_watts is not None and latency.ttft_seconds is not None
+    each, first_token = energy.per_request_joules, latency.ttft_seconds
+    if energy.total_joules is None or energy.mean_watts is None or each is None or first_token is None:
+        raise SystemExit(f"{run.name}: has no energy or no completed request")
     run.data.capture.config["estimates"] = {"profile": str(KEPT / "profile.json")}
     found = estimates(run.data, energy.total_joules, energy.idle_joules)
-    assert found is not None
+    if found is None:
+        raise SystemExit(f"{run.name}: nothing completed")
     ratio = {entry["key"]: float(entry["ratio_to_measured"]) for entry in found["all"]}
-    each = energy.per_request_joules
     low, high = each.ci95 or (float("nan"), float("nan"))
     cells = [
         f"{workload}, {rate}/s",
         f"{each.mean:.1f} [{low:.1f}, {high:.1f}]",
         f"{energy.mean_watts:.0f} W",
-        f"{latency.ttft_seconds.p50:.2f} s",
+        f"{first_token.p50:.2f} s",
         f"{ratio['online'] - 1:+.1%}",
         *(f"{ratio[key]:.2f}×" for key in KEYS),
     ]
