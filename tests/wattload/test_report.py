@@ -17,7 +17,7 @@ from wattload.measure import finish
 from wattload.report import build
 from wattload.report.answer import sentences
 from wattload.report.definitions import DEFINITIONS, FLAGS
-from wattload.report.quantities import digits, interval, quantity
+from wattload.report.quantities import digits, interval, percent, quantity
 from wattload.rundir import ENERGY_SCHEMA, REQUEST_SCHEMA, SPLIT_SCHEMA
 from wattload.slo import parse_slo
 from wattmeter.faults import Fault
@@ -125,6 +125,12 @@ def test_every_fault_is_explained() -> None:
 )
 def test_numbers_as_people_read_them(value: float | None, unit: str, text: str) -> None:
     assert quantity(value, unit) == text
+
+
+def test_no_percentage_is_minus_zero() -> None:
+    assert percent(-2e-16) == "0.0 %"
+    assert percent(-0.0006) == "-0.1 %"
+    assert percent(None) == "–"
 
 
 def test_intervals_share_the_prefix_of_their_number() -> None:

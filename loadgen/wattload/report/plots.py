@@ -15,7 +15,7 @@ from wattload.measure_columns import F64
 from wattload.measure_energy import RunData
 from wattload.measure_joules import column
 from wattload.measure_window import in_flight
-from wattload.report.quantities import digits
+from wattload.report.quantities import digits, percent
 from wattload.report.style import (
     BLUE,
     GREEN,
@@ -247,7 +247,7 @@ def split_bar(run: RunJson) -> str | None:
         left = 0.0
         for part, value in parts.items():
             share = value / total
-            axes.barh([0], [share], left=[left], color=PARTS[part], label=f"{part} {share:.1%}")
+            axes.barh([0], [share], left=[left], color=PARTS[part], label=f"{part} {percent(share)}")
             left += share
         axes.set_xlim(0, max(1.0, left))
         axes.set_yticks([])

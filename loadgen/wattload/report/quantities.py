@@ -47,7 +47,8 @@ def interval(pair: tuple[float, float] | None, unit: str, around: float | None) 
 
 
 def percent(fraction: float | None, places: int = 1) -> str:
-    return "–" if fraction is None else f"{fraction * 100:.{places}f} %"
+    """`fraction` in percent. What rounding leaves of a sum is 0, not -0."""
+    return "–" if fraction is None else f"{round(fraction * 100, places) + 0.0:.{places}f} %"
 
 
 def _prefix(value: float, unit: str) -> tuple[float, str]:
