@@ -1,17 +1,25 @@
 """Every estimate beside what an H200 measured, from the runs and the profile kept in results/estimates.
 
-    python benchmarks/h200/estimates.py
+    python benchmarks/h200/estimates.py [--meter-joules]
 
 The runs are `wattload run` directories as rates.py left them, without their schedules and the gaps between
-tokens, which no estimate reads. Nothing is written.
+tokens, which no estimate reads. Nothing is written. `--meter-joules` shows what the online estimate's error
+comes from: it is made again with the joules of the meter's own step model, as it stood before the first of
+these runs, in place of those that the profile gives; times remain the profile's.
 """
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from wattload.compare import load
 from wattload.estimates.beside import estimates
+from wattload.estimates.online import simulate
+from wattload.estimates.profile import load_profile
+from wattload.estimates.stepcost import fit
 from wattload.rundir import RunDir
 
 KEPT = Path(__file__).resolve().parent / "results" / "estimates"
@@ -55,7 +63,42 @@ def row(workload: str, rate: int) -> tuple[str, dict[str, float]]:
     return f"| {' | '.join(cells)} |", ratio
 
 
+def with_meter_joules(workload: str, rate: int) -> tuple[float, float]:
+    """The online estimate's relative error, with the profile's joules and with the meter's."""
+    profile = load_profile(KEPT / "profile.json")
+    profiled = fit(profile)
+    said = (RunDir.open(KEPT / "conv-2").load_capture().energy_probe or {})["model"]
+    names = ("fixed", "prefill_token", "attention_pair", "decode_token", "context_token")
+    metered = replace(profiled, joules=np.array([said[f"{name}_joules"] for name in names], np.float64))
+    run = load(RunDir.open(KEPT / f"{workload}-{rate}"))
+    requests, begin, window = run.data.requests, run.data.capture.started_unix, run.data.window
+    served = requests.completed
+    errors = []
+    for cost in (profiled, metered):
+        done = simulate(
+            requests.due[served] - begin,
+            requests.prompt[served].astype(np.int64),
+            requests.output[served].astype(np.int64),
+            cost,
+            profile.idle_watts,
+            max_batched_tokens=profile.max_batched_tokens,
+            max_seqs=profile.max_seqs,
+        )
+        joules = done.window_joules(window.start_unix - begin, window.end_unix - begin)
+        errors.append(joules / (run.json.energy.total_joules or float("nan")) - 1)
+    return errors[0], errors[1]
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--meter-joules", action="store_true")
+    if parser.parse_args().meter_joules:
+        print("| workload, asked | online, the profile's joules | the meter's joules |\n|---|---|---|")
+        for workload, rates in RATES.items():
+            for rate in rates:
+                before, after = with_meter_joules(workload, rate)
+                print(f"| {workload}, {rate}/s | {before:+.1%} | {after:+.1%} |")
+        return
     print(HEAD)
     print("|" + "---|" * HEAD.count(" | ") + "---|")
     for workload, rates in RATES.items():
