@@ -304,9 +304,9 @@ def plots(folder: Path, experiments: Mapping[str, Experiment], found: Sequence[M
         axes.set_yticks(np.arange(len(names)), names)
         axes.invert_yaxis()
         axes.set_xscale("symlog", linthresh=10)
-        ticks = (-100, -50, -20, -5, 0, 5, 20, 50, 100, 200)
+        ticks = (-100, -50, -20, -5, 0, 5, 20, 50, 200)
         axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
-        axes.set_xlabel("error against the measured Shapley value, % (grey: ±5 %; logarithmic beyond ±10 %)")
+        axes.set_xlabel("error against the measured Shapley value, % (grey: ±5; linear to ±10)")
         axes.set_title(name)
         axes.legend()
         figure.savefig(folder / f"validation-{name}.png", dpi=110)
@@ -317,11 +317,15 @@ def plots(folder: Path, experiments: Mapping[str, Experiment], found: Sequence[M
         axes.plot([0, most], [0, most], color="0.6")
         axes.set(xlim=(300, most), ylim=(300, most))
         axes.fill_between([0, most], [0, 0.95 * most], [0, 1.05 * most], color="0.9")
-        for marginal in found:
+        for number, marginal in enumerate(sorted(found, key=lambda m: m.measured)):
             x, error = marginal.measured, marginal.deviation
             axes.errorbar(x, marginal.replayed, xerr=error, fmt="o", color=COLOURS[0])
             axes.plot(x, marginal.stepped, "D", mfc="none", color=COLOURS[1])
-            axes.annotate(f"  {marginal.shape}", (x, marginal.replayed), va="top", fontsize=9)
+            # Left and right by turns, since neighbours are close.
+            place = ("left", "top") if number % 2 == 0 else ("right", "bottom")
+            axes.annotate(
+                f"  {marginal.shape}  ", (x, marginal.replayed), ha=place[0], va=place[1], fontsize=9
+            )
         axes.plot([], [], "o", color=COLOURS[0], label="from the requests alone")
         axes.plot([], [], "D", mfc="none", color=COLOURS[1], label="from the recorded steps")
         axes.legend(loc="upper left")

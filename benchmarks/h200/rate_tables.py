@@ -2,25 +2,31 @@
 
     python benchmarks/h200/rate_tables.py FOLDER [--plots DIR]
 
-FOLDER holds `rates-<trace>.json` of rates.py and `recording/` of the server that answered. The recording says
-what run.json's window cannot: how many requests ended in it. Prints Markdown.
+FOLDER holds `rates-<trace>.json` of rates.py, `recording/` of the server that answered and the experiments'
+NAME.json.gz, for a step model. The recording says what run.json's window cannot: how many requests ended in
+it. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from analyse import intervals, load
+from evaluate import Evaluation, Window, fit_intervals, prediction_error
 from wattmeter.recording import Recording, read
+from wattmeter.stepmodel import StepEnergyModel
 
 # Okabe and Ito: told apart with every kind of colour vision.
 OWN, WHOLE, POWER = "#0072B2", "#D55E00", "#009E73"
 # Above this share of the offered rate the server keeps up; below, a queue grows.
 KEEPS_UP = 0.95
+BOARD_WATTS = 700.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,23 @@ def point(row: dict[str, Any], recording: Recording) -> Point:
         flags=tuple(row["flags"]),
         notes=tuple(row["notes"]),
     )
+
+
+def held_out(rows: list[dict[str, Any]], recording: Recording, model: StepEnergyModel) -> None:
+    """Each rate's seconds predicted by a model that saw none of them, with and without a ceiling."""
+    offset = recording.unix_minus_monotonic_seconds
+    print("| rate | W | no ceiling: a second, in sum | board's limit as ceiling: a second, in sum |")
+    print("|---|---|---|---|")
+    for row in rows:
+        start, end = row["window"]["start_unix"] - offset, row["window"]["end_unix"] - offset
+        idle = row["idle_joules"] / (end - start)
+        window = Window(f"{row['planned_rps']:g}", (), start, end)
+        data = Evaluation(recording, [window], {}, {}, idle)
+        capped = dataclasses.replace(model, power_cap_watts=BOARD_WATTS - idle)
+        found = [prediction_error(data, [window], each) for each in (model, capped)]
+        cells = [f"{100 * each.rms:.2f} %, {100 * each.total:+.2f} %" for each in found]
+        print(f"| {row['planned_rps']:g} | {row['mean_watts']:.0f} | {cells[0]} | {cells[1]} |")
+    print()
 
 
 def table(points: list[Point]) -> None:
@@ -159,15 +182,21 @@ def main() -> None:
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
     recording = read(options.folder / "recording")
+    experiments = [load(file, [recording]) for file in sorted(options.folder.glob("*.json.gz"))]
+    model = fit_intervals(intervals(experiments)) if experiments else None
     for file in sorted(options.folder.glob("rates-*.json"), reverse=True):
         trace = file.stem.removeprefix("rates-")
-        points = [point(row, recording) for row in json.loads(file.read_text())["rows"]]
+        rows = json.loads(file.read_text())["rows"]
+        points = [point(row, recording) for row in rows]
         print(f"### {trace}\n")
         table(points)
         counter = 100 * max(abs(p.counter_ratio) for p in points)
         booked = 100 * max(abs(p.booked_ratio) for p in points)
         print(f"- windows' energy against the raw counter: worst {counter:.3f} %")
         print(f"- requests + idle + unattributed against it: worst {booked:.4f} %\n")
+        if model is not None:
+            print("Seconds predicted by the step model of the experiments (no rate was fitted on):\n")
+            held_out(rows, recording, model)
         if options.plots:
             options.plots.mkdir(parents=True, exist_ok=True)
             plot(points, trace, options.plots / f"validation-rates-{trace}.png")
