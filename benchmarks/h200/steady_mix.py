@@ -3,8 +3,8 @@
     python benchmarks/h200/steady_mix.py FOLDER
 
 The books divide a second by factors of the minute before it. Here that rule runs piece by piece, as the
-server runs it, with one step model throughout: once over the experiment as it was, where another subset of the
-tenants is served every 18 s, and once over a joint run repeated six times, which is a steady mix. Prints
+server runs it, with one step model throughout: once over the experiment as it was, where another subset of
+the tenants is served every 18 s, and once over a joint run repeated six times, a steady mix. Prints
 Markdown.
 """
 
