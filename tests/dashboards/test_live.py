@@ -70,13 +70,12 @@ def test_prometheus_agrees_with_run_json(scraped: System, name: str) -> None:
 
 
 def test_buckets_add_up_to_the_counter(scraped: System) -> None:
-    """Settled a few seconds late, so compared over a span that begins and ends idle."""
-    over = f"[{scraped.span.end - scraped.span.start:.0f}s]"
+    """Both since the server's start; what is not settled yet is a few seconds of idling at the end."""
     counter, buckets = (
-        scraped.prometheus.instant(f"sum(increase({metric}{over}))", scraped.span.end)[0].samples[0][1]
+        scraped.prometheus.instant(f"sum({metric})", scraped.span.end)[0].samples[0][1]
         for metric in ("wattserve_device_energy_joules_total", "wattserve_energy_joules_total")
     )
-    assert buckets == pytest.approx(counter, rel=0.01)
+    assert buckets == pytest.approx(counter, rel=0.015)
 
 
 Board = dict[str, Any]
