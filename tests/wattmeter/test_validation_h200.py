@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "benchmarks" / "h200" / "results"
 sys.path[:0] = [str(ROOT / "benchmarks" / "h200"), str(ROOT / "benchmarks" / "attribution")]
 
-analyse = pytest.importorskip("analyse")
-evaluate = pytest.importorskip("evaluate")
+analyse = importlib.import_module("analyse")
+evaluate = importlib.import_module("evaluate")
 
 OURS = "ours, tenants as players, coalitions replayed"
 BEST_OF_THE_OTHERS = 0.20  # the least bad of the other rules errs by 20.4 % for its worst tenant
