@@ -49,9 +49,8 @@ def main() -> None:
             elapsed = time.monotonic() - begin
             memory = resident_mb(process.pid)
             if memory is not None and elapsed < options.seconds + 3:
-                print(
-                    f"{elapsed:6.1f} s  about {options.rate * max(0, elapsed - 3):7.0f} requests  {memory:6.1f} MB"
-                )
+                sent = options.rate * max(0.0, elapsed - 3)
+                print(f"{elapsed:6.1f} s  about {sent:7.0f} requests  {memory:6.1f} MB")
             time.sleep(10)
         mock.stop()
 
