@@ -40,6 +40,11 @@ _CLOCK_DRIFT_SECONDS = 0.005
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 
 
+# A queue that grows by more than this over the window: its requests are paid for after it.
+FELL_BEHIND_FRACTION = 0.05
+FELL_BEHIND_REQUESTS = 10
+
+
 def finish(run: RunDir, capture: Capture | None = None) -> RunJson:
     """run.json computed and written: `compute` without its histogram."""
     return compute(run, capture)[0]
@@ -173,6 +178,9 @@ def _notes(capture: Capture, data: RunData, absent: dict[str, str]) -> list[str]
     if window.steady is not None and not window.steady["steady"]:
         change = window.steady["relative_change"]
         notes.append(f"not steady: {window.steady['series']} changed by {change:+.0%} over the window")
+    behind = _fell_behind(data)
+    if behind:
+        notes.append(behind)
     failed = int(data.inside.sum()) - int(data.done.sum())
     if failed:
         notes.append(f"{failed} requests due in the window failed; latencies are of those that completed")
@@ -184,6 +192,19 @@ def _notes(capture: Capture, data: RunData, absent: dict[str, str]) -> list[str]
     if capture.host.get("energy_poll_errors"):
         notes.append(f"polling the meter failed now and then: {capture.host['energy_poll_errors'][0]}")
     return notes
+
+
+def _fell_behind(data: RunData) -> str | None:
+    """What is wrong with energy per request where a queue grows: the requests due are not those worked on."""
+    window, requests = data.window, data.requests
+    inside = (requests.last >= window.start_unix) & (requests.last < window.end_unix)
+    finished, due = int((inside & requests.completed).sum()), int(data.done.sum())
+    if due - finished <= max(FELL_BEHIND_REQUESTS, FELL_BEHIND_FRACTION * due):
+        return None
+    return (
+        f"the server fell behind: {due:,} requests were due in the window and {finished:,} were finished, so "
+        "joules per request (of those due) are too low; see accounting.joules_per_request_finished"
+    )
 
 
 def _clock_drift(capture: Capture) -> float | None:

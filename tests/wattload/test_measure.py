@@ -287,6 +287,7 @@ def test_a_queue_that_grows_is_noted(tmp_path: Path) -> None:
     maker.lengths = (due, np.full(1200, 100), np.full(1200, 20), first, first + 0.5)
     result = finish(maker.write(tmp_path / "run"))
     assert any(note.startswith("not steady: requests in flight") for note in result.notes)
+    assert any(note.startswith("the server fell behind: 1,2") for note in result.notes)
     assert finish(small().write(tmp_path / "calm")).notes == []
 
 
