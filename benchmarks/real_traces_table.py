@@ -41,7 +41,7 @@ def spread(values: dict[str, float], *names: str) -> str:
 
 def split(energy: dict[str, float]) -> str:
     parts = ("idle_joules", "prefill_joules", "decode_joules", "unattributed_joules")
-    return " / ".join(f"{energy[part] / energy['total_joules']:.1%}" for part in parts)
+    return " / ".join(f"{round(energy[part] / energy['total_joules'], 3) + 0.0:.1%}" for part in parts)
 
 
 def interval(values: dict[str, Any]) -> str:
