@@ -26,6 +26,8 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("energy of the window (modelled)", lambda r: f"{r['energy']['total_joules'] / 1000:.1f} kJ"),
     ("idle / prefill / decode / unattributed", lambda r: split(r["energy"])),
     ("**joules a request** (modelled), 95 % interval", lambda r: interval(r["energy"]["per_request_joules"])),
+    ("joules a request finished in the window (modelled)", lambda r: f"{finished(r):.1f}"),
+    ("notes", lambda r: "; ".join(r["notes"]) or "none"),
     ("joules an output token (modelled)", lambda r: f"{r['energy']['per_output_token_joules']:.3f}"),
     ("joules a token (modelled)", lambda r: f"{r['energy']['per_token_joules']:.4f}"),
     ("own joules of a request p50 / p90 / p99 (modelled)", lambda r: own(r["energy"]["per_request_joules"])),
@@ -49,6 +51,10 @@ def interval(values: dict[str, Any]) -> str:
         return f"{values['mean']:.1f} (no interval)"
     low, high = values["ci95"]
     return f"**{values['mean']:.1f}** [{low:.1f}, {high:.1f}]"
+
+
+def finished(run: dict[str, Any]) -> float:
+    return float(run["energy"]["accounting"]["joules_per_request_finished"])
 
 
 def own(values: dict[str, float]) -> str:
