@@ -245,7 +245,8 @@ def books_report(experiments: Sequence[Experiment]) -> None:
         print(
             f"- {experiment.name}: {len(answers)} windows, {total:,.0f} J; "
             f"requests + idle + unattributed off by at most {booked:.4f} %; "
-            f"against the raw counter at most {100 * max(complete, default=np.nan):.3f} % ({len(complete)} complete), "
+            f"against the raw counter at most {100 * max(complete, default=np.nan):.3f} % "
+            f"({len(complete)} complete), "
             f"{100 * max(map(abs, experiment.against_counter)):.3f} % with the others; "
             f"idle {idle['watts']:.2f} ± {idle['uncertainty_watts'] or 0.0:.2f} W ({idle['how']}), here "
             f"{experiment.data.idle_watts:.2f} W; "
