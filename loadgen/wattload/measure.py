@@ -73,7 +73,7 @@ def compute(run: RunDir, capture: Capture | None = None) -> tuple[RunJson, GapHi
         finished_unix=capture.finished_unix,
         valid=not reasons,
         reasons=reasons,
-        notes=_notes(capture, data, absent),
+        notes=_notes(capture, data, energy.info.accounting, absent),
         versions=capture.versions,
         host=capture.host,
         target=capture.target,
@@ -169,7 +169,9 @@ def _invalid(capture: Capture, data: RunData) -> list[str]:
     return reasons
 
 
-def _notes(capture: Capture, data: RunData, absent: dict[str, str]) -> list[str]:
+def _notes(
+    capture: Capture, data: RunData, accounting: dict[str, Any] | None, absent: dict[str, str]
+) -> list[str]:
     """What a reader should know before using figures that stand."""
     notes = []
     window = data.window
@@ -178,7 +180,7 @@ def _notes(capture: Capture, data: RunData, absent: dict[str, str]) -> list[str]
     if window.steady is not None and not window.steady["steady"]:
         change = window.steady["relative_change"]
         notes.append(f"not steady: {window.steady['series']} changed by {change:+.0%} over the window")
-    behind = _fell_behind(data)
+    behind = _fell_behind(accounting)
     if behind:
         notes.append(behind)
     failed = int(data.inside.sum()) - int(data.done.sum())
@@ -194,11 +196,11 @@ def _notes(capture: Capture, data: RunData, absent: dict[str, str]) -> list[str]
     return notes
 
 
-def _fell_behind(data: RunData) -> str | None:
+def _fell_behind(accounting: dict[str, Any] | None) -> str | None:
     """What is wrong with energy per request where a queue grows: the requests due are not those worked on."""
-    window, requests = data.window, data.requests
-    inside = (requests.last >= window.start_unix) & (requests.last < window.end_unix)
-    finished, due = int((inside & requests.completed).sum()), int(data.done.sum())
+    if accounting is None:
+        return None
+    due, finished = accounting["completed_of_those_due_in_window"], accounting["finished_inside_window"]
     if due - finished <= max(FELL_BEHIND_REQUESTS, FELL_BEHIND_FRACTION * due):
         return None
     return (
