@@ -39,11 +39,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """What a dashboard shows beside power, from a meter's `read_state`; None: the driver does not say."""
+    """What a dashboard shows beside power, from a meter's `read_state`; None: the driver does not say.
+
+    `clock_event_reasons` are NVML's bits for why the clocks are not higher (nvmlClocksEventReasons).
+    """
 
     temperature_celsius: float | None
     sm_clock_hertz: float | None
     power_limit_watts: float | None
+    clock_event_reasons: int | None = None
 
 
 class Meter(Protocol):

@@ -1,7 +1,8 @@
 """Recordings: step records and meter readings of a run on disk, to evaluate, refit or replay it later.
 
-A recording is a folder with `meta.json`, `steps-NNNNN.npz` and `readings-NNNNN.npz`. The chunks are numbered
-in the order they were written, each complete by itself: what a killed server leaves behind is readable.
+A recording is a folder with `meta.json`, `steps-NNNNN.npz`, `readings-NNNNN.npz` and, where the meter tells
+them, `states-NNNNN.npz` (clocks and why they are not higher, about once a second). The chunks are numbered in
+the order they were written, each complete by itself: what a killed server leaves behind is readable.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wattmeter.meter import Reading
+from wattmeter.meter import DeviceState, Reading
 from wattmeter.steps import I64, StepBatch
 
 F64 = npt.NDArray[np.float64]
@@ -33,6 +34,18 @@ ENTRY_COLUMNS = (
     "draft_tokens",
     "accepted_tokens",
 )
+STATE_COLUMNS = (
+    "monotonic_ns",
+    "sm_clock_hertz",
+    "clock_event_reasons",
+    "power_limit_watts",
+    "temperature_celsius",
+    "read_seconds",
+)
+NOT_SAID = -1
+CLOCK_EVENTS_POWER = (
+    0x4 | 0x80
+)  # nvmlClocksEventReasonSwPowerCap and HwPowerBrakeSlowdown, NVML API reference
 STEPS_PER_CHUNK = 5000
 READINGS_PER_CHUNK = 5000
 
@@ -54,12 +67,37 @@ class CounterSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSeries:
+    """One device's states, each (N,): nan, or NOT_SAID among the reasons, is what the driver did not say.
+
+    `clock_event_reasons` are bits of nvmlClocksEventReasons; `read_seconds` is what reading the state took.
+    """
+
+    monotonic_ns: I64
+    sm_clock_hertz: F64
+    clock_event_reasons: I64
+    power_limit_watts: F64
+    temperature_celsius: F64
+    read_seconds: F64
+
+    @property
+    def power_capped(self) -> npt.NDArray[np.bool_]:
+        """Where the driver said that a power limit holds the clocks down; False where it did not say."""
+        reasons = np.where(self.clock_event_reasons == NOT_SAID, 0, self.clock_event_reasons)
+        return np.not_equal(reasons & CLOCK_EVENTS_POWER, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
-    """Step records, the readings of each device, and what `meta.json` said (times: see `unix_of`)."""
+    """Step records, each device's readings, and what `meta.json` said (times: see `monotonic_ns_of`).
+
+    `states` has the devices whose meter told states; a recording from before they were kept has none.
+    """
 
     steps: StepBatch
     devices: dict[str, CounterSeries]
     meta: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, StateSeries] = field(default_factory=dict)
 
     @property
     def unix_minus_monotonic_seconds(self) -> float:
@@ -128,7 +166,8 @@ class RecordingWriter:
         self._lock = threading.Lock()
         self._batches: list[StepBatch] = []
         self._readings: list[Reading] = []
-        self._written = {"steps": 0, "readings": 0}
+        self._states: list[tuple[str, int, DeviceState, float]] = []
+        self._written = {"steps": 0, "readings": 0, "states": 0}
         self._held = 0
         content = {"schema": SCHEMA, **meta}
         (self.folder / "meta.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -146,11 +185,19 @@ class RecordingWriter:
             if len(self._readings) >= READINGS_PER_CHUNK:
                 self._flush_readings()
 
+    def add_state(
+        self, device_id: str, monotonic_ns: int, state: DeviceState, *, read_seconds: float
+    ) -> None:
+        """A device's state as read at `monotonic_ns`, which took `read_seconds`."""
+        with self._lock:
+            self._states.append((device_id, monotonic_ns, state, read_seconds))
+
     def flush(self) -> None:
         """Write what is held, so that the folder is complete up to now."""
         with self._lock:
             self._flush_steps()
             self._flush_readings()
+            self._flush_states()
 
     close = flush
 
@@ -178,21 +225,53 @@ class RecordingWriter:
         if not self._readings:
             return
         held, self._readings = self._readings, []
-
-        def column(values: Iterable[float | None]) -> F64:
-            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
         self._save(
             "readings",
             {
                 "device_id": np.array([r.device_id for r in held], dtype=np.str_),
                 "monotonic_ns": np.array([r.monotonic_ns for r in held], dtype=np.int64),
-                "unix_seconds": column(r.unix_seconds for r in held),
-                "energy_joules": column(r.energy_joules for r in held),
-                "power_watts": column(r.power_watts for r in held),
+                "unix_seconds": _column(r.unix_seconds for r in held),
+                "energy_joules": _column(r.energy_joules for r in held),
+                "power_watts": _column(r.power_watts for r in held),
                 "fault": np.array([str(r.fault) if r.fault else "" for r in held], dtype=np.str_),
             },
         )
+
+    def _flush_states(self) -> None:
+        if not self._states:
+            return
+        held, self._states = self._states, []
+        states = [state for _, _, state, _ in held]
+        reasons = [NOT_SAID if s.clock_event_reasons is None else s.clock_event_reasons for s in states]
+        columns = (
+            np.array([monotonic_ns for _, monotonic_ns, _, _ in held], dtype=np.int64),
+            _column(state.sm_clock_hertz for state in states),
+            np.array(reasons, dtype=np.int64),
+            _column(state.power_limit_watts for state in states),
+            _column(state.temperature_celsius for state in states),
+            _column(seconds for _, _, _, seconds in held),
+        )
+        devices = np.array([device_id for device_id, _, _, _ in held], dtype=np.str_)
+        self._save("states", {"device_id": devices, **dict(zip(STATE_COLUMNS, columns, strict=True))})
+
+
+def _column(values: Iterable[float | None]) -> F64:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _by_device(path: Path, kind: str, names: Sequence[str]) -> dict[str, list[npt.NDArray[Any]]]:
+    """The columns `names` of all the chunks of a kind, joined, for each device."""
+    parts: dict[str, list[list[npt.NDArray[Any]]]] = {}
+    for file in sorted(path.glob(f"{kind}-*.npz")):
+        with np.load(file, allow_pickle=False) as data:
+            columns = [data[name] for name in names]
+            for device in np.unique(data["device_id"]):
+                mine = data["device_id"] == device
+                parts.setdefault(str(device), []).append([column[mine] for column in columns])
+    return {
+        device: [np.concatenate(column) for column in zip(*chunks, strict=True)]
+        for device, chunks in parts.items()
+    }
 
 
 def read(folder: Path | str) -> Recording:
@@ -214,23 +293,19 @@ def read(folder: Path | str) -> Recording:
                     lost_steps=int(data["lost_steps"][0]),
                 )
             )
-    parts: dict[str, list[tuple[I64, F64, F64]]] = {}
-    offsets = []
-    for file in sorted(path.glob("readings-*.npz")):
-        with np.load(file, allow_pickle=False) as data:
-            offsets.append(data["unix_seconds"] - data["monotonic_ns"] * 1e-9)
-            for device in np.unique(data["device_id"]):
-                mine = data["device_id"] == device
-                parts.setdefault(str(device), []).append(
-                    (data["monotonic_ns"][mine], data["energy_joules"][mine], data["power_watts"][mine])
-                )
-    if offsets:
+    readings = _by_device(path, "readings", ("monotonic_ns", "energy_joules", "power_watts", "unix_seconds"))
+    if readings:
+        offsets = [unix - monotonic * 1e-9 for monotonic, _, _, unix in readings.values()]
         meta.setdefault("unix_minus_monotonic_seconds", float(np.median(np.concatenate(offsets))))
-    devices = {
-        device: CounterSeries(*(np.concatenate(columns) for columns in zip(*chunks, strict=True)))
-        for device, chunks in parts.items()
-    }
-    return Recording(concatenate(batches), devices, meta)
+    return Recording(
+        concatenate(batches),
+        {device: CounterSeries(*columns[:3]) for device, columns in readings.items()},
+        meta,
+        {
+            device: StateSeries(*columns)
+            for device, columns in _by_device(path, "states", STATE_COLUMNS).items()
+        },
+    )
 
 
 def read_lines(folder: Path | str) -> Recording:

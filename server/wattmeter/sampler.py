@@ -17,7 +17,7 @@ POWER_PERIOD_SECONDS = 0.025
 # Reads that follow updates 100 ms apart come a little early or late; over seconds the mean is 10 and no more.
 LIMIT_SLACK_NS = 20_000_000
 RETRY_SECONDS = 1.0
-STATE_PERIOD_SECONDS = 2.0
+STATE_PERIOD_SECONDS = 1.0
 
 
 @dataclass(slots=True)

@@ -44,6 +44,8 @@ class FakeNvml:
             "limit": 700_000,
             "temperature": 31,
             "clock": 1980,
+            "reasons": 0x4,
+            "throttle": 0x4,
             **answers,
         }
         self.closed = 0
@@ -92,6 +94,12 @@ class FakeNvml:
 
     def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> Any:
         return self._give("clock")
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> Any:
+        return self._give("reasons")
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> Any:
+        return self._give("throttle")
 
     def nvmlDeviceGetFieldValues(self, handle: int, fields: list[int]) -> Any:
         code, value = self._give({186: "instant", 185: "average"}[fields[0]])
@@ -144,13 +152,20 @@ def test_units_and_status() -> None:
     assert meter.read_average_power(device.id).power_watts == pytest.approx(83.968)
     state = meter.read_state(device.id)
     assert (state.temperature_celsius, state.sm_clock_hertz, state.power_limit_watts) == (31.0, 1.98e9, 700.0)
+    assert state.clock_event_reasons == 0x4
+
+
+def test_an_older_driver_has_the_clock_event_reasons_under_their_former_name() -> None:
+    meter = nvml_meter(FakeNvml(reasons=FakeNvml.NVMLError(13), throttle=0x20))
+    assert meter.read_state(meter.devices[0].id).clock_event_reasons == 0x20
 
 
 def test_status_that_is_not_given_is_none() -> None:
     error = FakeNvml.NVMLError(3)
-    meter = nvml_meter(FakeNvml(temperature=error, clock=error, limit=error))
+    meter = nvml_meter(FakeNvml(temperature=error, clock=error, limit=error, reasons=error, throttle=error))
     state = meter.read_state(meter.devices[0].id)
     assert (state.temperature_celsius, state.sm_clock_hertz, state.power_limit_watts) == (None, None, None)
+    assert state.clock_event_reasons is None
 
 
 def test_old_driver_without_the_instant_field_gives_power_usage() -> None:

@@ -150,12 +150,13 @@ class NvmlMeter:
         return Reading(device_id, time.monotonic_ns(), time.time(), power_watts=watts, fault=fault)
 
     def read_state(self, device_id: str) -> DeviceState:
-        """Temperature, SM clock and power limit, each None where the driver does not say."""
+        """Temperature, SM clock, power limit and clock event reasons, None where the driver does not say."""
         handle, nvml = self._handles[device_id], self._nvml
         return DeviceState(
             self._ask(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
             self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM) * 1e6),
             self._ask(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) * 1e-3),
+            self._ask(lambda: int(self._clock_event_reasons(handle))),
         )
 
     def close(self) -> None:
@@ -219,6 +220,15 @@ class NvmlMeter:
                 return None
             raise self._nvml.NVMLError(value.nvmlReturn)
         return float(value.value.uiVal) * 1e-3
+
+    def _clock_event_reasons(self, handle: Any) -> int:
+        """Bits of nvmlClocksEventReasons. Raises NVMLError."""
+        try:
+            reasons: int = self._nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+        except (AttributeError, self._nvml.NVMLError):
+            # Drivers before 535, and bindings of their time, have it under its former name only.
+            reasons = self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        return reasons
 
     def _ask(self, question: Any) -> Any:
         try:

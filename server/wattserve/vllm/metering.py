@@ -11,7 +11,7 @@ from typing import Any
 
 from wattmeter import meters
 from wattmeter.account import Account
-from wattmeter.meter import Device, Meter, Reading
+from wattmeter.meter import Device, DeviceState, Meter, Reading
 from wattmeter.meters import MeterUnavailableError
 from wattmeter.recording import RecordingWriter
 from wattmeter.stepmodel import StepEnergyModel
@@ -72,6 +72,10 @@ class _RecordedMeter:
         self._writer = writer
         self.source = meter.source
         self.min_energy_interval_seconds = meter.min_energy_interval_seconds
+        read_state = getattr(meter, "read_state", None)
+        if read_state is not None:
+            self._read_state = read_state
+            self.read_state = self._recorded_state
 
     def __getattr__(self, name: str) -> Any:
         # What a meter may have besides the protocol (its update period, temperatures) passes through.
@@ -90,6 +94,14 @@ class _RecordedMeter:
         reading = self._meter.read_power(device_id)
         self._writer.add_reading(reading)
         return reading
+
+    def _recorded_state(self, device_id: str) -> DeviceState:
+        # About once a second (STATE_PERIOD_SECONDS); with it is written what it cost.
+        before = time.monotonic_ns()
+        state: DeviceState = self._read_state(device_id)
+        after = time.monotonic_ns()
+        self._writer.add_state(device_id, (before + after) // 2, state, read_seconds=(after - before) * 1e-9)
+        return state
 
     def close(self) -> None:
         self._meter.close()
