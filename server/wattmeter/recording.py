@@ -84,7 +84,7 @@ class StateSeries:
     def power_capped(self) -> npt.NDArray[np.bool_]:
         """Where the driver said that a power limit holds the clocks down; False where it did not say."""
         reasons = np.where(self.clock_event_reasons == NOT_SAID, 0, self.clock_event_reasons)
-        return np.not_equal(reasons & CLOCK_EVENTS_POWER, 0)
+        return (reasons & CLOCK_EVENTS_POWER).astype(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
