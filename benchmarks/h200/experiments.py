@@ -47,6 +47,7 @@ DUPLICATE_SHAPES = (  # prompt, output, copies
     (256, 512, 16),
 )
 DUPLICATE_SECONDS = 10.0
+SETTLING_SECONDS = 20.0
 
 
 def tenant_plan(tenant: str, rate: float, seconds: float, seed: int) -> list[Planned]:
@@ -139,23 +140,40 @@ async def warm_up(endpoint: Endpoint) -> None:
             raise SystemExit(f"experiments: the server does not answer as asked: {errors[0]}")
 
 
-def settled(endpoint: Endpoint, windows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the server's books say once they are settled: each request's energy and each window's split."""
+def settled(
+    endpoint: Endpoint, windows: list[dict[str, Any]], *, limit_seconds: float = SETTLING_SECONDS
+) -> dict[str, Any]:
+    """What the server's books say once they are settled: each request's energy and each window's split.
+
+    Waits until every request is settled and the last window's answer is complete: its end is settled only
+    when the counter has been read behind it. After `limit_seconds` the answers are taken as they are, and
+    said to be early.
+    """
     ids = [request["request_id"] for window in windows for request in window["requests"]]
-    answers: list[Any] = []
-    deadline = time.time() + 20.0
+    deadline = time.time() + limit_seconds
     while True:
-        answers = []
+        answers: list[Any] = []
         for first in range(0, len(ids), 5000):
             answers += endpoint.post("/energy/requests", {"ids": ids[first : first + 5000]})["requests"]
-        if all(answer["status"] == "settled" for answer in answers) or time.time() > deadline:
+        open_requests = sum(answer["status"] != "settled" for answer in answers)
+        last = split(endpoint, windows[-1])
+        if last["complete"] and not open_requests:
             break
-        time.sleep(1.0)
-    splits = [
-        endpoint.get(f"/energy?start={window['start_unix']:.6f}&end={window['end_unix']:.6f}&group_by=tag")
-        for window in windows
-    ]
+        if time.time() > deadline:
+            print(
+                f"experiments: not settled after {limit_seconds:g} s: {open_requests} requests open; last "
+                f"window complete: {last['complete']}, its flags: {', '.join(last['flags']) or 'none'}",
+                flush=True,
+            )
+            break
+        time.sleep(min(1.0, limit_seconds))
+    splits = [*(split(endpoint, window) for window in windows[:-1]), last]
     return {"requests": answers, "windows": splits, "energy": endpoint.get("/energy")}
+
+
+def split(endpoint: Endpoint, window: dict[str, Any]) -> Any:
+    """What the server says of a window, by group."""
+    return endpoint.get(f"/energy?start={window['start_unix']:.6f}&end={window['end_unix']:.6f}&group_by=tag")
 
 
 async def run(name: str, url: str, out: Path, scale: float) -> None:
