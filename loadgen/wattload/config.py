@@ -151,7 +151,7 @@ class RunConfig(BaseModel):
     carbon_grams_per_kwh: float | None = Field(None, ge=0, description="Grams of CO2e a kilowatt-hour.")
     processes: int = Field(1, ge=1, le=256, description="Load-generating processes on this host.")
     master: bool = Field(
-        False, description="Wait for workers on other hosts (wattload run --worker) and lead them."
+        False, description="Wait for workers on other hosts (`wattload worker`) and lead them."
     )
     expect_workers: int | None = Field(None, ge=1, description="How many workers the master waits for.")
     master_bind_host: str = Field("*", description="Address the master listens on.")

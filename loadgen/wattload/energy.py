@@ -23,6 +23,7 @@ from wattload.crash_safe_table import TableWriter
 from wattload.errors import BadInput
 from wattload.rundir import ENERGY_SCHEMA, SPLIT_SCHEMA, RunDir
 from wattload.runjson import ClockInfo, TargetInfo
+from wattload.served_models import served
 
 if TYPE_CHECKING:
     from wattload.energy_sources import EnergySource
@@ -179,25 +180,12 @@ def probe(
     target = base_url(url)
     client = EnergyClient(target, headers or {}, timeout_seconds, tls)
     try:
-        entries = client.models()
-    except httpx.HTTPStatusError as error:
-        # Some gateways list no models; a model that was named is then taken at the user's word.
-        if error.response.status_code != 404 or model is None:
-            raise BadInput(f"{target}/v1/models answered {error.response.status_code}") from error
-        entries = [{"id": model}]
-    except (httpx.HTTPError, ValueError, AttributeError) as error:
-        raise BadInput(f"{target}/v1/models cannot be asked: {error}") from error
+        names, entry = served(target, client.models, model)
     finally:
         client.close()
-    names = [str(entry.get("id")) for entry in entries]
-    if not names:
-        raise BadInput(f"{target}/v1/models lists no model")
-    if model is not None and model not in names:
-        raise BadInput(f"--model {model}: {target} serves {', '.join(names)}")
-    entry = entries[names.index(model)] if model is not None else entries[0]
-    info = TargetInfo(
-        url=target, model=names[0] if model is None else model, max_model_len=entry.get("max_model_len")
-    )
+    limit = entry.get("max_model_len")
+    known = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
+    info = TargetInfo(url=target, model=str(entry["id"]), max_model_len=limit if known else None)
     if energy_url == "none":
         return Probe(info, names, None, None, None, "not asked for (--energy none)")
     foreign = energy_url is not None and energy_url.startswith(("dcgm+", "prometheus+"))
