@@ -7,6 +7,7 @@ ledger.py), idle power (idle.py), the requests (requests.py) and the division (s
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -179,22 +180,42 @@ class Account:
         with self._lock:
             self._requests.start(request_id, prompt_tokens, group)
 
+    def add_prompts(self, prompts: Iterable[tuple[str, str, int]]) -> None:
+        """Note (request, part, tokens) of prompts that began to run; see `RequestBook.add_prompt`."""
+        with self._lock:
+            for request_id, part, tokens in prompts:
+                self._requests.add_prompt(request_id, part, tokens)
+
     def request_finished(
-        self, request_id: str, *, output_tokens: int | None = None, aborted: bool = False
+        self,
+        request_id: str,
+        *,
+        output_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        aborted: bool = False,
     ) -> None:
         """Note that a request will run no more steps. An aborted request keeps its joules."""
         with self._lock:
-            self._requests.finish(request_id, output_tokens, aborted)
+            self._requests.finish(request_id, output_tokens, prompt_tokens, aborted)
 
     # --- what is asked --------------------------------------------------------------------------------------
 
     def request_energy(self, request_id: str) -> RequestEnergy | None:
-        """The energy of one request, provisional or settled; None for an unknown or long forgotten one."""
+        """The energy of one request, provisional or settled; None for an unknown or long forgotten one.
+
+        Joules are None, with the reason, before the first step record and while the meter fails.
+        """
         with self._lock:
             state = self._requests.get(request_id)
             if state is None:
                 return None
             return self._requests.energy(state, None if state.settled else self._meter_failure())
+
+    def has_steps(self, request_id: str) -> bool:
+        """Whether a step of the request has been recorded."""
+        with self._lock:
+            state = self._requests.get(request_id)
+            return state is not None and state.last_step_ns is not None
 
     def window_energy(self, start_unix: float, end_unix: float) -> WindowEnergy:
         """Energy of [start_unix, end_unix) and its division; ValueError for an empty or reversed window."""

@@ -15,7 +15,11 @@ MAX_REQUESTS = 100_000
 
 @dataclass(slots=True)
 class RequestState:
-    """What is known of one request; joules are above idle."""
+    """What is known of one request; joules are above idle.
+
+    `prompt_tokens` is what the server told. `prompt_parts` are the prompts that its step records named: those
+    of the parts (several prompts are one request) that have run.
+    """
 
     id: str
     group: str = ""
@@ -33,6 +37,30 @@ class RequestState:
     missing: bool = False
     settled: bool = False
     flags: set[Fault] = field(default_factory=set)
+    prompt_parts: dict[str, int] | None = None
+
+    @property
+    def all_prompt_tokens(self) -> int | None:
+        """As told, or else as recorded; None where records were lost, for a part may be among them."""
+        if self.prompt_tokens is not None or self.prompt_parts is None:
+            return self.prompt_tokens
+        return None if Fault.LOST_STEP_RECORDS in self.flags else sum(self.prompt_parts.values())
+
+    @property
+    def unknown(self) -> str | None:
+        """Why the joules of the request are not known yet or never will be; None where they are."""
+        if self.missing:
+            return "the meter did not cover all of this request's steps"
+        if self.last_step_ns is None and not self.settled:
+            return "no step of this request has been recorded yet"
+        if self.lost:
+            return "no step of this request was recorded"
+        return None
+
+    @property
+    def lost(self) -> bool:
+        """It answered, so it ran, but no record says so: 0 J would be wrong."""
+        return self.last_step_ns is None and bool(self.output_tokens)
 
 
 class RequestBook:
@@ -68,12 +96,22 @@ class RequestBook:
             # The client used an id again: the new request takes its place.
             del self._states[request_id]
             state = self.ensure(request_id)
-        state.prompt_tokens = prompt_tokens
+        if prompt_tokens is not None:
+            state.prompt_tokens = prompt_tokens
         state.group = group
         if state.finished_ns is None:
             self.active += 1
 
-    def finish(self, request_id: str, output_tokens: int | None, aborted: bool) -> None:
+    def add_prompt(self, request_id: str, part: str, tokens: int) -> None:
+        """Note the prompt of a part of a request; the samples (n) of one prompt are one part."""
+        state = self.ensure(request_id)
+        if state.prompt_parts is None:
+            state.prompt_parts = {}
+        state.prompt_parts[part] = tokens
+
+    def finish(
+        self, request_id: str, output_tokens: int | None, prompt_tokens: int | None, aborted: bool
+    ) -> None:
         state = self.ensure(request_id)
         if state.finished_ns is not None:
             return
@@ -81,6 +119,8 @@ class RequestBook:
         state.aborted = aborted
         if output_tokens is not None:
             state.output_tokens = output_tokens
+        if prompt_tokens is not None:
+            state.prompt_tokens = prompt_tokens
         self.active = max(0, self.active - 1)
 
     def settle_until(self, frontier_ns: int) -> list[RequestState]:
@@ -94,6 +134,8 @@ class RequestBook:
         ]
         for state in done:
             state.settled = True
+            if state.lost:
+                state.flags.add(Fault.LOST_STEP_RECORDS)
             state.pending_prefill_joules = state.pending_decode_joules = 0.0
             self._open.pop(state.id, None)
         return done
@@ -102,13 +144,17 @@ class RequestBook:
         return list(self._open.values())
 
     def energy(self, state: RequestState, reason: str | None = None) -> RequestEnergy:
-        """The answer for one request; `reason` says why the meter gives no joules, where it does not."""
+        """The answer for one request; `reason` says why the meter gives no joules, where it does not.
+
+        Before the first step record there are no joules, with the reason: 0 J would be a figure. A request
+        that ended without a step and without an answer (refused, or aborted while it waited) used none: it
+        settles at 0 J.
+        """
         prefill = state.prefill_joules + state.pending_prefill_joules
         decode = state.decode_joules + state.pending_decode_joules
         pending = state.pending_prefill_joules + state.pending_decode_joules
-        known = not state.missing and reason is None
-        if state.missing:
-            reason = "the meter did not cover all of this request's steps"
+        reason = state.unknown if state.missing else reason or state.unknown
+        known = reason is None
         # An estimate's error is taken as a quarter of it: it rests on the model and on recent power alone.
         deviation = (state.variance + (0.25 * pending) ** 2) ** 0.5
         return RequestEnergy(
@@ -118,7 +164,7 @@ class RequestBook:
             prefill_joules=prefill if known else None,
             decode_joules=decode if known else None,
             uncertainty_joules=deviation if known else None,
-            prompt_tokens=state.prompt_tokens,
+            prompt_tokens=state.all_prompt_tokens,
             output_tokens=state.output_tokens,
             source=self._source,
             flags=frozenset(state.flags | self.flags),

@@ -38,7 +38,12 @@ class RequestBooks(Protocol):
     ) -> None: ...
 
     def request_finished(
-        self, request_id: str, *, output_tokens: int | None = None, aborted: bool = False
+        self,
+        request_id: str,
+        *,
+        output_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        aborted: bool = False,
     ) -> None: ...
 
     def request_energy(self, request_id: str) -> RequestEnergy | None: ...
@@ -104,8 +109,8 @@ class EnergyMiddleware:
 class _Responder:
     """One request on its way through."""
 
-    __slots__ = ("aborted", "body", "finished", "injecting", "middleware", "output_tokens", "receive",
-                 "request_id", "send", "start", "tail")  # fmt: skip
+    __slots__ = ("aborted", "body", "finished", "injecting", "middleware", "output_tokens", "prompt_tokens",
+                 "receive", "request_id", "send", "start", "tail")  # fmt: skip
 
     def __init__(self, middleware: EnergyMiddleware, receive: Receive, send: Send) -> None:
         self.middleware = middleware
@@ -117,6 +122,7 @@ class _Responder:
         self.body = b""
         self.tail = b""
         self.output_tokens: int | None = None
+        self.prompt_tokens: int | None = None
         self.aborted = False
         self.finished = False
 
@@ -150,6 +156,8 @@ class _Responder:
                     account.request_finished(
                         self.request_id,
                         output_tokens=self.output_tokens,
+                        # An app of ours says it itself: a stream may end without a usage.
+                        prompt_tokens=scope.get("wattserve.prompt_tokens", self.prompt_tokens),
                         aborted=self.aborted or not self.finished,
                     )
                 except Exception:
@@ -252,8 +260,8 @@ class _Responder:
         if stream and content.get("choices"):
             return text  # running usage of a stream that goes on
         usage = content["usage"]
-        tokens = usage.get("completion_tokens")
-        self.output_tokens = tokens if isinstance(tokens, int) else None
+        self.output_tokens = _count(usage, "completion_tokens")
+        self.prompt_tokens = _count(usage, "prompt_tokens")
         if self.middleware.account is None and usage.get("energy") is not None:
             return text  # a proxy in front of a server that meters itself
         usage.update(self.middleware.usage_fields(self.request_id))
@@ -265,3 +273,8 @@ def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes:
         if key.lower() == name:
             return value
     return b""
+
+
+def _count(usage: dict[str, Any], name: str) -> int | None:
+    tokens = usage.get(name)
+    return tokens if isinstance(tokens, int) else None

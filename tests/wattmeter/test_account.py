@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -247,6 +248,59 @@ def test_a_request_without_steps_settles_at_zero_joules() -> None:
     energy = world.account.request_energy("a")
     assert energy is not None
     assert (energy.status, energy.joules) == ("settled", 0.0)
+
+
+def test_a_request_that_answered_without_a_record_has_no_number() -> None:
+    """Its records were lost: it ran, so 0 J would be wrong."""
+    world = World(step_model=MODEL)
+    world.pass_time(5.0)
+    world.account.request_started("a")
+    world.account.request_finished("a", output_tokens=3)
+    world.pass_time(2.0)
+    energy = world.account.request_energy("a")
+    assert energy is not None
+    assert (energy.status, energy.joules) == ("settled", None)
+    assert energy.reason == "no step of this request was recorded"
+    assert Fault.LOST_STEP_RECORDS in energy.flags
+
+
+def test_before_the_first_step_there_is_no_number() -> None:
+    world = World(step_model=MODEL)
+    world.pass_time(5.0)
+    world.account.request_started("a")
+    for _ in range(2):  # at once, and after the books were settled past its start
+        energy = world.account.request_energy("a")
+        assert energy is not None
+        assert (energy.status, energy.joules, energy.prefill_joules) == ("provisional", None, None)
+        assert energy.uncertainty_joules is None
+        assert energy.reason == "no step of this request has been recorded yet"
+        assert not world.account.has_steps("a")
+        world.pass_time(2.0)
+    world.step([("a", 100, 0, 0)])
+    energy = world.account.request_energy("a")
+    assert energy is not None
+    assert world.account.has_steps("a")
+    assert energy.joules is not None
+    assert energy.joules > 0
+    assert energy.reason is None
+
+
+def test_prompts_are_those_told_or_else_those_recorded() -> None:
+    world = World(step_model=MODEL)
+    world.account.add_prompts([("a", "a-0", 30), ("b", "b-0", 8)])
+    world.account.request_started("a")
+    world.account.add_prompts([("a", "a-0", 30), ("a", "a-1", 45)])
+    world.account.request_finished("b", prompt_tokens=9)
+
+    def prompt(name: str) -> int | None:
+        energy = world.account.request_energy(name)
+        assert energy is not None
+        return energy.prompt_tokens
+
+    assert (prompt("a"), prompt("b")) == (75, 9)
+    lost = batch([(world.now_ns, world.now_ns + SECOND, [("a", 1, 0, 0)])], first_index=7)
+    world.account.add_steps(replace(lost, lost_steps=2))
+    assert prompt("a") is None  # a part of it may be among the lost
 
 
 def test_unknown_requests_are_none() -> None:

@@ -27,14 +27,21 @@ class Books:
         self.answer = answer
         self.started: list[tuple[str, str]] = []
         self.finished: list[tuple[str, int | None, bool]] = []
+        self.prompts: list[int | None] = []
 
     def request_started(self, request_id: str, *, prompt_tokens: int | None = None, group: str = "") -> None:
         self.started.append((request_id, group))
 
     def request_finished(
-        self, request_id: str, *, output_tokens: int | None = None, aborted: bool = False
+        self,
+        request_id: str,
+        *,
+        output_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        aborted: bool = False,
     ) -> None:
         self.finished.append((request_id, output_tokens, aborted))
+        self.prompts.append(prompt_tokens)
 
     def request_energy(self, request_id: str) -> RequestEnergy | None:
         if isinstance(self.answer, Exception):
@@ -107,6 +114,7 @@ def test_a_stream_cut_anywhere_is_the_same_stream_with_energy(cuts: list[int], e
     }  # fmt: skip
     assert last["usage"]["completion_tokens"] == 4
     assert books.finished[0][1:] == (4, False)
+    assert books.prompts == [3]
 
 
 def test_whole_events_are_passed_on_at_once_and_untouched() -> None:
@@ -137,12 +145,15 @@ def test_an_endless_event_is_not_kept() -> None:
 
 @pytest.mark.parametrize("cuts", [[], [1], [5, 9, 30]])
 def test_a_json_body_gets_energy_and_the_right_length(cuts: list[int]) -> None:
-    whole = json.dumps({"choices": [{"text": "\u00e9"}], "usage": {"completion_tokens": 4}}).encode()
+    usage = {"completion_tokens": 4, "prompt_tokens": 7}
+    whole = json.dumps({"choices": [{"text": "\u00e9"}], "usage": usage}).encode()
     places = [0, *cuts, len(whole)]
     parts = [whole[a:b] for a, b in itertools.pairwise(places)]
     length = (b"content-length", str(len(whole)).encode())
-    headers, bodies, _ = run(parts, Books(), kind=b"application/json", extra=[length])
+    books = Books()
+    headers, bodies, _ = run(parts, books, kind=b"application/json", extra=[length])
     body = b"".join(bodies)
+    assert books.prompts == [7]
     assert headers[b"content-length"] == str(len(body)).encode()
     assert json.loads(body)["usage"]["energy"]["joules"] == 12.5
     assert json.loads(body)["choices"] == [{"text": "\u00e9"}]

@@ -223,6 +223,7 @@ def test_a_client_that_goes_away_ends_its_request_and_it_keeps_its_joules(
     settled = wait_settled(client, "gone")
     assert settled["joules"] > 0
     assert settled["aborted"] is True
+    assert settled["prompt_tokens"] == 3
 
 
 def test_a_client_that_reads_slowly_gets_every_token_and_holds_nobody_up(
@@ -276,6 +277,7 @@ def test_energy_settles_and_the_books_add_up(served: tuple[httpx.Client, Simulat
     assert "modelled" in window["flags"]
     assert window["groups"]["tenant-a"] == pytest.approx(settled["joules"], rel=0.05)
     assert settled["output_tokens"] == 300
+    assert settled["prompt_tokens"] == 500
     many = client.post("/energy/requests", json={"ids": ["books", "never"]}).json()["requests"]
     assert many[0]["joules"] == settled["joules"]
     assert many[1] == {"id": "never", "status": "unknown"}

@@ -74,6 +74,38 @@ def test_prefill_in_chunks_from_a_cached_prefix_then_decoding() -> None:
     assert (batch.launch_ns <= batch.end_ns).all()
 
 
+def test_each_prompts_length_is_told_once_as_the_request_begins() -> None:
+    """Exactly, also for a prompt that is computed in parts, comes from the cache, or is never finished."""
+    messages: list[bytes] = []
+    recorder = StepRecorder(lambda m: not messages.append(m))
+    run(recorder, step({"a": (100, 16, 50)}), step({"b": (1, 0, 1)}, {"a": (66, 34)}))
+    run(recorder, step({"c": (7, 6, 1)}, {"a": (100, 1)}, finished={"b"}))
+    run(recorder, step(old={"a": (8, 93)}, resumed={"a"}))
+    told = [wire.decode(message) for message in messages]
+    assert [
+        dict(zip(message.batch.request_ids, message.prompt_tokens.tolist(), strict=True)) for message in told
+    ] == [{"a": 100, "b": 1}, {"a": wire.NOT_NEW, "c": 7}, {"a": wire.NOT_NEW}]
+
+
+def test_the_prompts_of_a_request_are_parts_of_it_and_samples_are_not(tmp_path: Any) -> None:
+    messages: list[bytes] = []
+    recorder = StepRecorder(lambda m: not messages.append(m))
+    ids = ("0_cmpl-r-0-0123abcd", "1_cmpl-r-0-0123abcd", "0_cmpl-r-1-89abcdef", "chatcmpl-q-01234567")
+    run(recorder, step({name: (10 + row, 0, 5) for row, name in enumerate(ids)}))
+    prompts: list[Any] = []
+    batches: list[StepBatch] = []
+    receiver = StepReceiver(address_of(tmp_path / "s.sock"), batches.append, prompts.extend)
+    receiver.receive(messages[0])
+    receiver.stop()
+    assert prompts == [
+        ("r", "cmpl-r-0-0123abcd", 10),
+        ("r", "cmpl-r-0-0123abcd", 11),
+        ("r", "cmpl-r-1-89abcdef", 12),
+        ("q", "chatcmpl-q-01234567", 13),
+    ]
+    assert batches[0].request_ids == ("r", "q")
+
+
 def test_drafted_tokens_and_those_that_were_kept() -> None:
     output = step(old={"a": (40, 5), "b": (9, 1), "c": (20, 3)}, drafts={"a": [1, 2, 3, 4], "c": [5, 6]})
     # a keeps 2 of 4 drafts, b draws without drafts, c's answer was cut to nothing.

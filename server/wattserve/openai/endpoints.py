@@ -124,6 +124,7 @@ class GenerateEndpoint:
         except ApiError as error:
             await send_error(send, error)
             return
+        scope["wattserve.prompt_tokens"] = sum(map(len, job.prompts))
         delay = self.engine.profile.frontend_seconds
         if delay > 0:
             await asyncio.sleep(delay)

@@ -25,3 +25,8 @@ def request_id_of(engine_id: str, *, randomised: bool = True) -> str:
         outer = _RANDOM_SUFFIX.sub("", outer, count=1)
     match = _COMPLETION.match(outer) or _OTHER.match(outer)
     return match["id"] if match else engine_id
+
+
+def prompt_of(engine_id: str) -> str:
+    """The engine id of the prompt: the samples (n > 1) of one prompt have the same."""
+    return _CHILD.sub("", engine_id, count=1)

@@ -126,7 +126,7 @@ class Metering:
             step_model = StepEnergyModel.from_json(settings.step_model.read_text())
         self.meter = meter
         self.account = Account(meter, model=model_name, step_model=step_model, idle_watts=settings.idle_watts)
-        self.receiver = StepReceiver(step_socket, self._take_steps)
+        self.receiver = StepReceiver(step_socket, self._take_steps, self.account.add_prompts)
 
         self._stop = threading.Event()
         self._flusher = threading.Thread(target=self._flush, name="wattserve-recording", daemon=True)

@@ -54,8 +54,7 @@ class EnergyMiddleware:
         """Whether a step record of the request has arrived, or will not arrive because nothing is metered."""
         if self._metering is None:
             return True
-        energy = self._metering.account.request_energy(request_id)
-        return energy is not None and energy.joules != 0.0
+        return self._metering.account.has_steps(request_id)
 
     def _with_group(self, scope: Scope) -> Scope:
         headers = [pair for pair in scope["headers"] if pair[0] != b"x-energy-group"]

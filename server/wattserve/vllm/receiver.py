@@ -13,7 +13,7 @@ import zmq
 from wattmeter.steps import StepBatch
 
 from wattserve.vllm import wire
-from wattserve.vllm.ids import request_id_of
+from wattserve.vllm.ids import prompt_of, request_id_of
 from wattserve.vllm.socket_path import Ownership
 
 logger = logging.getLogger("wattserve.vllm")
@@ -37,11 +37,18 @@ class StepTally:
 class StepReceiver:
     """A thread that gives every arriving `StepBatch`, with HTTP request ids and `lost_steps` set, to `take`.
 
-    Raises SocketInUseError where another server receives at the address.
+    `take_prompts` gets, before that, the prompts that began to run in it: (HTTP request id, engine id of the
+    prompt, tokens). Raises SocketInUseError where another server receives at the address.
     """
 
-    def __init__(self, address: str, take: Callable[[StepBatch], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        take: Callable[[StepBatch], None],
+        take_prompts: Callable[[list[tuple[str, str, int]]], None] | None = None,
+    ) -> None:
         self._take = take
+        self._take_prompts = take_prompts
         self._ownership = Ownership(address)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
@@ -94,8 +101,18 @@ class StepReceiver:
         self.messages += 1
         self.steps += len(message.batch)
         self.lost_steps += lost
+        if self._take_prompts is not None and (prompts := self._prompts(message)):
+            self._take_prompts(prompts)
         if lost or len(message.batch):
             self._take(self._with_request_ids(message.batch, lost))
+
+    def _prompts(self, message: wire.Message) -> list[tuple[str, str, int]]:
+        found = []
+        for row in np.flatnonzero(message.prompt_tokens != wire.NOT_NEW):
+            engine_id = message.batch.request_ids[row]
+            request_id = request_id_of(engine_id, randomised=self._randomised)
+            found.append((request_id, prompt_of(engine_id), int(message.prompt_tokens[row])))
+        return found
 
     def _with_request_ids(self, batch: StepBatch, lost: int) -> StepBatch:
         """The batch under HTTP request ids. The engine requests of one HTTP request (n > 1, several prompts)

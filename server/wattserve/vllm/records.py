@@ -115,13 +115,13 @@ class StepRecorder:
         # Read off the steps themselves: the engine's thread counts on meanwhile.
         steps_so_far = max((step[0] + 1 for step in finished), default=0) or self._steps_sent
         try:
-            steps, entries, request_ids = self._columns(finished)
+            steps, entries, request_ids, prompts = self._columns(finished)
         except Exception:
             # A vLLM whose objects look different: these steps are lost, which the receiver counts.
             if not self._broken:
                 logger.exception("wattserve cannot read this vLLM's scheduler output; step records are lost")
             self._broken = True
-            steps, entries, request_ids = self._columns([])
+            steps, entries, request_ids, prompts = self._columns([])
         self._steps_sent = steps_so_far
         message = wire.encode(
             engine=self._engine,
@@ -129,17 +129,22 @@ class StepRecorder:
             steps=steps,
             entries=entries,
             request_ids=request_ids,
+            prompt_tokens=prompts,
         )
         if not self._send(message):
             self.lost_messages += 1
 
-    def _columns(self, finished: list[_Finished]) -> tuple[I64, I32, list[str]]:
+    def _columns(self, finished: list[_Finished]) -> tuple[I64, I32, list[str], I32]:
+        """(steps, entries, request ids, prompt lengths of the requests that are new here)."""
         request_of: dict[str, int] = {}
+        new: dict[str, int] = {}
         times: list[tuple[int, int, int]] = []
         blocks: list[I32] = []
         batch: _Batch | None = None
         for index, launch_ns, end_ns, output, sampled, rows in finished:
             if index >= 0:
+                for request in output.scheduled_new_reqs:
+                    new[request.req_id] = self._prompt_tokens[request.req_id] = _prompt_length(request)
                 batch = self._batch(output, request_of, batch)
                 blocks.append(_entries(len(times), output, batch, sampled, rows))
                 times.append((index, launch_ns, end_ns))
@@ -147,7 +152,10 @@ class StepRecorder:
                 self._prompt_tokens.pop(request_id, None)
         steps = np.array(times, np.int64).reshape(-1, 3).T
         nothing = np.empty((len(wire.ENTRY_COLUMNS), 0), np.int32)
-        return steps, np.concatenate([nothing, *blocks], axis=1), list(request_of)
+        prompts = np.full(len(request_of), wire.NOT_NEW, np.int32)
+        for request_id, tokens in new.items():
+            prompts[request_of[request_id]] = tokens
+        return steps, np.concatenate([nothing, *blocks], axis=1), list(request_of), prompts
 
     def _batch(self, output: Any, request_of: dict[str, int], previous: _Batch | None) -> _Batch:
         """Who is in the step; the arrays of the previous step again where the requests are the same ones."""
@@ -156,8 +164,6 @@ class StepRecorder:
         if previous is not None and not new and ids == previous.ids:
             return previous
         if new:
-            for request in new:
-                self._prompt_tokens[request.req_id] = _prompt_length(request)
             ids = ids + [request.req_id for request in new]
         count = len(ids)
         rows = np.fromiter((request_of.setdefault(i, len(request_of)) for i in ids), np.int32, count)

@@ -1,8 +1,9 @@
 """The bytes in which step records travel from the engine core to the API process: one message a flush.
 
 A message stands alone (it names every request it speaks of), so that losing one loses its own steps and no
-others. Layout: a header of seven little-endian int64, the request ids in UTF-8 separated by newlines, then
-the columns of `StepBatch` one after the other (int64 a step, int32 an entry).
+others. Layout: a header of eight little-endian int64, the request ids in UTF-8 separated by newlines, then
+the prompt lengths of the requests (int32), then the columns of `StepBatch` one after the other (int64 a step,
+int32 an entry).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from wattmeter.steps import StepBatch
 
 MAGIC = 0x57415454_53544550  # "WATTSTEP"
-VERSION = 1
-_HEADER = struct.Struct("<7q")
+VERSION = 2
+_HEADER = struct.Struct("<8q")
+NOT_NEW = -1
 ENTRY_COLUMNS = (
     "step",
     "request",
@@ -37,12 +39,14 @@ class WireError(ValueError):
 class Message:
     """One decoded message of the engine process `engine`. `steps_so_far` is the index of the engine's next
     step when the message was sent, so that a message without steps shows the loss of the last ones too.
-    `batch.request_ids` are still engine ids.
+    `batch.request_ids` are still engine ids; `prompt_tokens` has, for each, the length of its prompt where it
+    began to run in one of these steps, and NOT_NEW for the others.
     """
 
     engine: int
     steps_so_far: int
     batch: StepBatch
+    prompt_tokens: npt.NDArray[np.int32]
 
 
 def encode(
@@ -52,12 +56,14 @@ def encode(
     steps: npt.NDArray[np.int64],
     entries: npt.NDArray[np.int32],
     request_ids: list[str],
+    prompt_tokens: npt.NDArray[np.int32],
 ) -> bytes:
     """Message bytes. `steps`: int64 (3, S): index, launch_ns, end_ns. `entries`: int32 (8, E) in the order of
-    `ENTRY_COLUMNS`."""
+    `ENTRY_COLUMNS`. `prompt_tokens`: int32, one a request."""
     ids = "\n".join(request_ids).encode()
-    header = _HEADER.pack(MAGIC, VERSION, engine, steps_so_far, steps.shape[1], entries.shape[1], len(ids))
-    return header + ids + steps.tobytes() + entries.tobytes()
+    counts = (len(request_ids), len(ids), steps.shape[1], entries.shape[1])
+    header = _HEADER.pack(MAGIC, VERSION, engine, steps_so_far, *counts)
+    return header + ids + prompt_tokens.tobytes() + steps.tobytes() + entries.tobytes()
 
 
 def decode(data: bytes) -> Message:
@@ -67,15 +73,19 @@ def decode(data: bytes) -> Message:
     """
     if len(data) < _HEADER.size:
         raise WireError(f"a step message of {len(data)} bytes is shorter than its header")
-    magic, version, engine, steps_so_far, n_steps, n_entries, n_ids = _HEADER.unpack_from(data)
+    magic, version, engine, steps_so_far, n_requests, n_ids, n_steps, n_entries = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION:
         raise WireError(f"not a step message of version {VERSION}")
-    expected = _HEADER.size + n_ids + 8 * 3 * n_steps + 4 * len(ENTRY_COLUMNS) * n_entries
-    if min(n_steps, n_entries, n_ids) < 0 or len(data) != expected:
+    expected = _HEADER.size + n_ids + 4 * n_requests + 8 * 3 * n_steps + 4 * len(ENTRY_COLUMNS) * n_entries
+    if min(n_steps, n_entries, n_ids, n_requests) < 0 or len(data) != expected:
         raise WireError(f"a step message of {len(data)} bytes should have {expected}")
     at = _HEADER.size
     request_ids = tuple(data[at : at + n_ids].decode().split("\n")) if n_ids else ()
+    if len(request_ids) != n_requests:
+        raise WireError(f"a step message names {len(request_ids)} requests and says {n_requests}")
     at += n_ids
+    prompt_tokens = np.frombuffer(data, np.int32, n_requests, at)
+    at += 4 * n_requests
     index, launch_ns, end_ns = np.frombuffer(data, np.int64, 3 * n_steps, at).reshape(3, n_steps)
     at += 8 * 3 * n_steps
     n_columns = len(ENTRY_COLUMNS)
@@ -95,4 +105,4 @@ def decode(data: bytes) -> Message:
         accepted_tokens=column["accepted_tokens"],
         request_ids=request_ids,
     )
-    return Message(engine, steps_so_far, batch)
+    return Message(engine, steps_so_far, batch, prompt_tokens)

@@ -22,12 +22,14 @@ from wattmeter import recording  # noqa: E402
 
 @dataclass
 class Sent:
-    """What the test knows about one request: exact token counts, from `usage`."""
+    """What the test knows about one request: exact token counts, from `usage`. `told_prompt_tokens` is where
+    the prompt was computed more than once: vLLM counts it once."""
 
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
     sequences: int = 1
+    told_prompt_tokens: int | None = None
 
 
 @dataclass
@@ -215,6 +217,7 @@ def test_two_samples_and_two_prompts_are_one_request(client: Any, traffic: Traff
     assert answer.usage.completion_tokens == 30
     check_energy(answer.usage.energy)
     traffic.add("two-samples", answer.usage, sequences=2)
+    traffic.completed["two-samples"].told_prompt_tokens = 60
     traffic.completed["two-samples"].prompt_tokens *= 2  # vLLM counts the prompt once and computes it twice
     answer = client.completions.create(
         model=MODEL_NAME,
@@ -224,6 +227,17 @@ def test_two_samples_and_two_prompts_are_one_request(client: Any, traffic: Traff
     )
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (75, 12)
     traffic.add("two-prompts", answer.usage, sequences=2)
+    stream = client.completions.create(
+        model=MODEL_NAME,
+        prompt=[tokens(20, 18), tokens(25, 19)],
+        n=2,
+        temperature=1.0,
+        stream=True,
+        extra_headers={"x-request-id": "two-by-two"},
+        **exactly(5),
+    )
+    assert all(chunk.usage is None for chunk in stream)
+    traffic.completed["two-by-two"] = Sent(90, 20, 0, 4, told_prompt_tokens=45)
 
 
 def test_an_aborted_request_keeps_its_joules(server: Server, client: Any, traffic: Traffic) -> None:
@@ -243,6 +257,39 @@ def test_an_aborted_request_keeps_its_joules(server: Server, client: Any, traffi
     assert answer["aborted"] is True
     assert answer["prefill_joules"] > 0
     assert answer["decode_joules"] > 0
+
+
+def test_prompt_tokens_are_known_however_the_answer_came(
+    server: Server, client: Any, traffic: Traffic
+) -> None:
+    """Of chat and completions, in one piece and streamed, with and without usage, samples, aborts."""
+    chat = {"model": MODEL_NAME, "messages": [{"role": "user", "content": "How many tokens is this?"}]}
+    usage = client.chat.completions.create(
+        **chat, n=2, temperature=1.0, extra_headers={"x-request-id": "chat-n2"}, **exactly(3)
+    ).usage
+    traffic.add("chat-n2", usage, sequences=2)
+    traffic.completed["chat-n2"].told_prompt_tokens = usage.prompt_tokens
+    traffic.completed["chat-n2"].prompt_tokens *= 2
+    traffic.completed["chat-n2"].cached_tokens *= 2
+    with client.chat.completions.create(
+        **chat, stream=True, extra_headers={"x-request-id": "chat-aborted"}, **exactly(1800)
+    ) as stream:
+        next(iter(stream))
+    list(
+        client.chat.completions.create(
+            **chat, stream=True, extra_headers={"x-request-id": "chat-plain"}, **exactly(3)
+        )
+    )
+    asked = [*traffic.completed, *traffic.aborted, "chat-aborted", "chat-plain"]
+    answers = server.settled(*asked)
+    assert len(traffic.completed) > 45
+    for request_id, sent in traffic.completed.items():
+        told = sent.told_prompt_tokens or sent.prompt_tokens
+        assert answers[request_id]["prompt_tokens"] == told, request_id
+    assert answers["aborted-1"]["prompt_tokens"] == 200
+    assert answers["chat-aborted"]["aborted"] is True
+    for request_id in ("chat-aborted", "chat-plain"):
+        assert answers[request_id]["prompt_tokens"] == usage.prompt_tokens, request_id
 
 
 def await_idle_power(server: Server) -> None:
