@@ -29,6 +29,8 @@ ONE_ONLY = {
     "-dp": "one `wattserve vllm` for each replica, on its own GPUs and port",
     "--api-server-count": "one API process",
     "-asc": "one API process",
+    "--nnodes": "an engine whose GPUs are all on this host",
+    "-n": "an engine whose GPUs are all on this host",
 }
 REFUSED = {
     "--headless": "has no HTTP server to put energy into",
@@ -72,6 +74,11 @@ def _check(arguments: Sequence[str], environment: dict[str, str]) -> None:
     _check_one_engine(arguments)
     _check_model(arguments)
     settings = Settings.from_environment(environment)
+    if _value(arguments, "--distributed-executor-backend") == "ray" and settings.devices is None:
+        raise SettingError(
+            "--distributed-executor-backend ray places the workers itself: name their GPUs on this host with"
+            " --energy-devices"
+        )
     _check_meter(settings)
     _check_port(arguments)
     if settings.socket:

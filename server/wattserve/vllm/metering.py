@@ -53,11 +53,16 @@ def open_meter(settings: Settings, *, gpus: Sequence[str] | None) -> Meter:
     )
 
 
-def engine_gpus(world_size: int, environment: Mapping[str, str]) -> list[str]:
+def engine_gpus(
+    world_size: int, environment: Mapping[str, str], assigned: Sequence[int | str] | None = None
+) -> list[str]:
     """The GPUs of an engine of `world_size` (tensor x pipeline parallel) workers, as indices or UUIDs.
 
-    vLLM gives worker i the i-th of CUDA_VISIBLE_DEVICES, or GPU i where that is not set.
+    vLLM gives worker i the i-th of `assigned` (from `--device-ids`, already resolved to GPUs of the host), or
+    else of CUDA_VISIBLE_DEVICES, or GPU i where neither is set.
     """
+    if assigned:
+        return [str(number) for number in assigned][:world_size]
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [str(number) for number in range(world_size)]

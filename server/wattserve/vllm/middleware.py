@@ -105,12 +105,15 @@ class EnergyMiddleware:
         settings = Settings.from_environment(os.environ)
         self._group_header = settings.group_header.encode()
         config = app.state.vllm_config
-        _check_one_engine(config, app.state.args)
+        parallel = config.parallel_config
+        _check_one_engine(parallel, app.state.args, settings)
         model_name = _model_name(config)
         metering = Metering(
             settings,
             model_name=model_name,
-            gpus=engine_gpus(config.parallel_config.world_size, os.environ),
+            gpus=engine_gpus(
+                parallel.world_size, os.environ, getattr(parallel, "assigned_physical_gpu_ids", None)
+            ),
             step_socket=_step_socket(),
         )
         metering.start()
@@ -206,8 +209,16 @@ def _step_socket() -> str:
     return address
 
 
-def _check_one_engine(config: Any, args: Any) -> None:
-    if config.parallel_config.data_parallel_size != 1:
+def _check_one_engine(parallel: Any, args: Any, settings: Settings) -> None:
+    """Raises RuntimeError where a step's joules would not be those of one engine's GPUs on this host."""
+    if parallel.data_parallel_size != 1:
         raise RuntimeError("several data-parallel engines are not metered per request: one server a replica")
     if (getattr(args, "api_server_count", None) or 1) != 1:
         raise RuntimeError("several API processes are not metered per request: --api-server-count 1")
+    if getattr(parallel, "nnodes", 1) != 1:
+        raise RuntimeError("an engine on several hosts is not metered: only the GPUs of this host are read")
+    backend = getattr(parallel, "distributed_executor_backend", None)
+    if "ray" in str(getattr(backend, "__name__", backend)).lower() and settings.devices is None:
+        raise RuntimeError(
+            "Ray places the engine's workers itself: name their GPUs on this host with --energy-devices"
+        )

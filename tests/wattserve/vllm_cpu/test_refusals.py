@@ -53,6 +53,8 @@ def test_no_model_and_a_model_that_is_not_there(profile: str) -> None:
         ("--api-server-count=3",),
         ("--headless",),
         ("--data-parallel-rank", "1"),
+        ("--nnodes", "2"),
+        ("--distributed-executor-backend", "ray"),
     ],
 )
 def test_several_engines_or_api_processes(model: Path, profile: str, flags: tuple[str, ...]) -> None:
