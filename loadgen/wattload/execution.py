@@ -27,6 +27,7 @@ from wattload.progress import Progress, make_progress
 from wattload.rundir import CAPTURE_SCHEMA, Capture, RunDir
 from wattload.runjson import ArrivalsInfo, RunJson, SloLimits, TargetInfo, WorkloadInfo
 from wattload.schedule import Schedule
+from wattload.schedule_mapped import mapped
 from wattload.slo import parse_slo
 from wattload.stop_rule import parse_until
 from wattload.traces import ReadOptions, Trace, parse_column_map
@@ -51,7 +52,7 @@ class Prepared:
     """All that is known before the first request: nothing after this fails for what the user asked."""
 
     config: RunConfig
-    streams: planning.Streams
+    workload: WorkloadInfo
     schedule: Schedule
     probe: Probe
     limits: SloLimits | None
@@ -79,7 +80,11 @@ def prepare(config: RunConfig) -> Prepared:
         raise BadInput(f"--warmup {config.warmup:g}: must be shorter than the arrivals ({horizon:.4g} s)")
     directory = RunDir.create(config.out or default_directory(streams.first))
     name = config.name or directory.path.resolve().name
-    return Prepared(config, streams, schedule, said, limits, headers, directory, name)
+    schedule.save(directory.schedule_path)
+    workload = _workload(config, streams, schedule, directory)
+    # The traces end here: what is sent is in the schedule.
+    kept = mapped(schedule, directory.path)
+    return Prepared(config, workload, kept, said, limits, headers, directory, name)
 
 
 def execute(config: RunConfig, *, quiet: bool = False) -> Execution:
@@ -126,7 +131,6 @@ class Session:
         self._server: Any = None
         if config.metrics_port is not None:
             self._server = serve(self.metrics, config.metrics_host, config.metrics_port)
-        prepared.schedule.save(prepared.directory.schedule_path)
         self._capture = _capture(prepared)
         self.energy: EnergySource | None = None
         self._poller: SeriesPoller | None = None
@@ -280,9 +284,24 @@ def plan_schedule(config: RunConfig, streams: planning.Streams, target: TargetIn
     )
 
 
+def _workload(
+    config: RunConfig, streams: planning.Streams, schedule: Schedule, directory: RunDir
+) -> WorkloadInfo:
+    """What is replayed, and the checksum of the schedule as it was saved."""
+    traces = streams.traces
+    return WorkloadInfo(
+        trace=" + ".join(trace.name for trace in traces),
+        sha256=(traces[0].sha256 or None) if len(traces) == 1 else None,
+        rows=sum(len(trace) for trace in traces),
+        arrivals=ArrivalsInfo(process=config.arrivals, rate_rps=schedule.rate_rps),
+        seed=config.seed,
+        schedule_sha256=_sha256(directory.schedule_path),
+        citation="; ".join(dict.fromkeys(t.citation for t in traces if t.citation)) or None,
+    )
+
+
 def _capture(prepared: Prepared) -> Capture:
     config, schedule, said = prepared.config, prepared.schedule, prepared.probe
-    traces = prepared.streams.traces
     return Capture(
         schema=CAPTURE_SCHEMA,
         name=prepared.name,
@@ -290,15 +309,7 @@ def _capture(prepared: Prepared) -> Capture:
         duration_seconds=schedule.horizon_seconds,
         warmup_seconds=config.warmup,
         target=said.target,
-        workload=WorkloadInfo(
-            trace=" + ".join(trace.name for trace in traces),
-            sha256=(traces[0].sha256 or None) if len(traces) == 1 else None,
-            rows=sum(len(trace) for trace in traces),
-            arrivals=ArrivalsInfo(process=config.arrivals, rate_rps=schedule.rate_rps),
-            seed=config.seed,
-            schedule_sha256=_sha256(prepared.directory.schedule_path),
-            citation="; ".join(dict.fromkeys(t.citation for t in traces if t.citation)) or None,
-        ),
+        workload=prepared.workload,
         slo=prepared.limits,
         versions=versions(said),
         host=host(),

@@ -7,8 +7,9 @@ loop, say so), so a slow server cannot slow the load.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from wattload.streams import mixed
 from wattload.traces.rows import TraceRows
 from wattload.traces.sessions import turns
 from wattload.traces.trace import PrefixBlocks, Trace
+
+if TYPE_CHECKING:
+    from wattload.schedule_mapped import MappedPages
 
 SESSION_MODES = ("after-answer", "trace-times")
 LENGTH_POLICIES = ("error", "drop")
@@ -45,7 +49,8 @@ class Schedule:
     the prompt's start are the same in every prompt of its tag (`--prefix-share`). `texts`: the prompts, where
     the trace holds text. `closed_concurrency`: above 0 the loop is closed: `due_seconds` is NaN and a request
     is due when one of so many slots is free. `notes`: sentences for the user. `horizon_seconds`: the time the
-    schedule covers. `content_base`: what shared content is made from.
+    schedule covers. `content_base`: what shared content is made from. `pages`: the file that holds the arrays
+    of a long schedule (schedule_mapped.py).
     """
 
     due_seconds: npt.NDArray[np.float64]
@@ -69,6 +74,7 @@ class Schedule:
     content_base: int = 0
     words: tuple[str, ...] = ()
     extra_tokens: int = 0
+    pages: MappedPages | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.index is None:
@@ -96,6 +102,7 @@ class Schedule:
             prefix_hashes=None if self.prefix_hashes is None else self.prefix_hashes.take(rows),
             shared_tokens=None if self.shared_tokens is None else self.shared_tokens[rows],
             texts=None if self.texts is None else [self.texts[i] for i in rows],
+            pages=None,
         )
 
     def shard(self, worker: int, workers: int) -> Schedule:

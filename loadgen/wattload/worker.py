@@ -28,6 +28,7 @@ from wattload.load_user import replay_user, report_to_locust
 from wattload.record import RequestRecord
 from wattload.runner import Usage, make_dispatcher
 from wattload.schedule import Schedule
+from wattload.schedule_mapped import mapped
 
 
 class RowSender:
@@ -112,7 +113,7 @@ class WorkerSide:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "schedule.parquet"
             path.write_bytes(b"".join(self._pieces))
-            self._schedule = Schedule.load(path)
+            self._schedule = mapped(Schedule.load(path), Path(folder))
         self._pieces = []
         self._planned.set()
         self._runner.send_message(said.READY, {"requests": len(self._schedule)})
