@@ -1,58 +1,137 @@
-"""Memory of a long load: resident megabytes while tens of thousands of short requests go by.
+"""Memory of a long load: what the sending process has resident after so many requests, up to a million.
 
-python benchmarks/loadgen/memory.py --rate 800 --seconds 90
+Two-token answers from the mock server on one core, wattload on the other. The counts are the run's own
+(`--progress json`), and resident memory is read in the moment they are told.
+
+    python benchmarks/loadgen/memory.py --requests 1000000 --rate 1200
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
 import tempfile
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from measure_self import Mock
+import numpy as np
+from measure_self import Mock, pinned
+
+LIMIT_MB = 150.0
+# What a slope must stay under to be called no growth: this is 4 MB over a million requests, about what the
+# resident memory of a process that keeps nothing wanders.
+FLAT_BYTES = 4.0
+_MB = 1024 * 1024
 
 
-def resident_mb(pid: int) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The process when `ended` requests had their answer. `peak_mb`: the most it ever had, planning too."""
+
+    ended: int
+    seconds: float
+    resident_mb: float
+    peak_mb: float
+
+
+def memory_mb(pid: int) -> tuple[float, float] | None:
+    """VmRSS and VmHWM of a process; None where it is gone."""
     try:
-        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return None
-    return int(found[1]) / 1024 if found else None
+    found = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status))
+    return (int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024) if len(found) == 2 else None
+
+
+def watch(process: subprocess.Popen[str]) -> list[Sample]:
+    """A sample a second, as long as the run tells how far it is."""
+    samples = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        try:
+            told = json.loads(line).get("progress")
+        except json.JSONDecodeError:
+            print(line, end="", file=sys.stderr)
+            continue
+        memory = memory_mb(process.pid)
+        if told is not None and memory is not None:
+            samples.append(Sample(told["completed"] + told["failed"], told["elapsed_seconds"], *memory))
+    process.wait()
+    return samples
+
+
+def slope_bytes(samples: list[Sample], *, after: int) -> float:
+    """Least-squares slope of resident memory over requests, from `after` requests on."""
+    kept = [s for s in samples if s.ended >= after]
+    ended = np.array([s.ended for s in kept], float)
+    return float(np.polyfit(ended, np.array([s.resident_mb for s in kept]) * _MB, 1)[0])
+
+
+def report(samples: list[Sample], count: int) -> None:
+    """The table at every tenth of the requests, and the verdict."""
+    print("requests   seconds   resident MB   most ever MB")
+    marks: dict[int, Sample] = {}
+    for percent in (1, *range(10, 101, 10)):
+        # The last requests end after the last sample; what is missing is at most a second of the rate.
+        wanted = count * percent / 100
+        sample = next((s for s in samples if s.ended >= wanted), samples[-1])
+        marks[percent] = sample
+        memory = f"{sample.resident_mb:>9.1f}   {sample.peak_mb:>9.1f}"
+        print(f"{sample.ended:>9,}  {sample.seconds:>7.0f}   {memory}")
+    slope = slope_bytes(samples, after=count // 10)
+    most = max(s.resident_mb for s in samples)
+    print(
+        f"resident at 10 %, 50 %, 100 %: {marks[10].resident_mb:.1f}, {marks[50].resident_mb:.1f}, "
+        f"{marks[100].resident_mb:.1f} MB; slope from 10 % on {slope:+.2f} bytes a request"
+    )
+    print(
+        f"most during the load {most:.1f} MB: {'under' if most < LIMIT_MB else 'OVER'} {LIMIT_MB:g} MB; "
+        f"{'no growth' if abs(slope) < FLAT_BYTES else 'GROWS' if slope > 0 else 'shrinks'}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rate", type=float, default=800)
-    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=float, default=1200, help="requests a second")
+    parser.add_argument("--json", type=Path, help="file for every sample")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        mock = Mock(folder, "--ttft", "0.01", "--gap", "0.001")
+        mock = Mock(folder, "--ttft", "0.01", "--gap", "0.001", "--joules", "1.5", truth=False)
         trace = folder / "trace.csv"
-        count = int(options.rate * options.seconds)
-        trace.write_text(
-            "seconds,prompt_tokens,output_tokens\n" + "".join(f"{i},50,2\n" for i in range(count))
-        )
+        with trace.open("w") as file:
+            file.write("seconds,prompt_tokens,output_tokens\n")
+            file.writelines(f"{i},50,2\n" for i in range(options.requests))
         command = [
             sys.executable, "-m", "wattload.cli", "run", mock.url, "--trace", str(trace), "--energy", "none",
-            "--rate", f"{options.rate:g}", "--out", str(folder / "run"), "--progress", "none", "--no-report",
+            "--arrivals", "poisson", "--rate", f"{options.rate:g}", "--requests", str(options.requests),
+            "--out", str(folder / "run"), "--progress", "json", "--no-report", "--warmup", "0",
         ]  # fmt: skip
-        begin = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
-            elapsed = time.monotonic() - begin
-            memory = resident_mb(process.pid)
-            if memory is not None and elapsed < options.seconds + 3:
-                sent = options.rate * max(0.0, elapsed - 3)
-                print(f"{elapsed:6.1f} s  about {sent:7.0f} requests  {memory:6.1f} MB")
-            time.sleep(10)
+        process = subprocess.Popen(
+            pinned(1, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        samples = watch(process)
         mock.stop()
+        run_json = folder / "run" / "run.json"
+        if not samples or not run_json.exists():
+            sys.exit(f"the run failed with status {process.returncode}")
+        result = json.loads(run_json.read_text())
+    if options.json:
+        options.json.write_text(json.dumps([[s.ended, s.seconds, s.resident_mb, s.peak_mb] for s in samples]))
+    report(samples, options.requests)
+    requests, lag = result["requests"], result["load"]["send_lag_seconds"]
+    print(
+        f"completed {requests['completed']:,} of {requests['planned']:,}, failed {requests['failed']}; "
+        f"lag p50 {lag['p50'] * 1e3:.3f}, p99 {lag['p99'] * 1e3:.2f}, max {lag['max'] * 1e3:.1f} ms; "
+        f"{'valid' if result['valid'] else 'not valid: ' + '; '.join(result['reasons'])}"
+    )
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ class Server:
         self.count = 0
         self.started = clock()
         self.unix_offset = time.time() - clock()
+        self.served = 0
         self.log: list[Stream] = []
         self.running = True
         common = {"id": "cmpl-0123456789abcdef", "created": 1700000000, "model": "mock"}
@@ -222,7 +223,9 @@ class Server:
         stream = Stream(
             connection, asked, headers.get("x-request-id", ""), path.endswith("/chat/completions")
         )
-        self.log.append(stream)
+        self.served += 1
+        if self.options.truth:
+            self.log.append(stream)
         if not asked.get("stream"):
             self.plain(connection, 200, self.whole(stream))
             return
@@ -242,9 +245,16 @@ class Server:
         choice |= {"message": {"role": "assistant", "content": words}} if stream.chat else {"text": words}
         return json.dumps({**self.common, "choices": [choice], "usage": self.usage(stream)}).encode()
 
-    def usage(self, stream: Stream) -> dict[str, int]:
+    def usage(self, stream: Stream) -> dict[str, object]:
         total = stream.prompt + stream.tokens
-        return {"prompt_tokens": stream.prompt, "completion_tokens": stream.tokens, "total_tokens": total}
+        usage: dict[str, object] = {
+            "prompt_tokens": stream.prompt,
+            "completion_tokens": stream.tokens,
+            "total_tokens": total,
+        }
+        if self.options.joules:
+            usage["energy"] = {"joules": self.options.joules, "status": "provisional"}
+        return usage
 
     def plain(self, connection: Connection, status: int, body: bytes) -> None:
         head = (
@@ -313,6 +323,7 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=0.015, help="seconds between chunks")
     parser.add_argument("--stall-at", type=float, default=0.0, help="seconds after the start")
     parser.add_argument("--stall", type=float, default=0.0, help="seconds for which nothing is sent")
+    parser.add_argument("--joules", type=float, default=0.0, help="energy that every answer claims; 0: none")
     parser.add_argument("--truth", type=Path, help="file for the times, one JSON line a request")
     options = parser.parse_args()
     server = Server(options)
@@ -326,7 +337,7 @@ def main() -> None:
     if options.truth:
         server.save(options.truth)
     usage = time.process_time()
-    print(f"mock served {len(server.log)} requests with {usage:.1f} s of CPU", file=sys.stderr)
+    print(f"mock served {server.served} requests with {usage:.1f} s of CPU", file=sys.stderr)
 
 
 if __name__ == "__main__":
