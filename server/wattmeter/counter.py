@@ -38,8 +38,10 @@ class _Faults:
         if interval is not None:
             interval.end_ns = end_ns
 
-    def over(self, fault: Fault, start_ns: int, end_ns: int, detail: str = "") -> None:
-        self._new.append(FaultInterval(self._device_id, fault, start_ns, end_ns, detail))
+    def over(self, fault: Fault, start_ns: int, end_ns: int | None, detail: str = "") -> FaultInterval:
+        interval = FaultInterval(self._device_id, fault, start_ns, end_ns, detail)
+        self._new.append(interval)
+        return interval
 
     def end_read_faults(self, end_ns: int) -> None:
         for fault in [fault for fault in self._open if fault is not Fault.STALE_SENSOR]:
@@ -55,13 +57,23 @@ class JouleCounter:
 
     `add` returns the knots that a reading made: one when the value moved, none when it did not. `take_faults`
     returns the fault intervals begun since the last call; open ones are closed in place later.
+
+    Where nothing was read for more than `gap_seconds` (the process was stopped, a read hung) the energy is
+    known, but not when it was used: the stretch is a stale sensor's, up to the first update seen after it.
     """
 
     def __init__(
-        self, device_id: str, *, edges: EdgeClock | None = None, stale_seconds: float = STALE_SECONDS
+        self,
+        device_id: str,
+        *,
+        edges: EdgeClock | None = None,
+        stale_seconds: float = STALE_SECONDS,
+        gap_seconds: float = GAP_SECONDS,
     ) -> None:
         self.edges = edges
         self._stale_ns = round(stale_seconds * 1e9)
+        self._gap_ns = round(gap_seconds * 1e9)
+        self._gap: FaultInterval | None = None
         self._faults = _Faults(device_id)
         self._segment = 0
         self._joules = 0.0
@@ -95,6 +107,9 @@ class JouleCounter:
         self._raw, self._last_ns, self._half_ns = value, now, round(reading.within_seconds * 1e9)
         if self.edges is not None:
             self.edges.call_ns = 2 * self._half_ns
+        unread_ns = now + self._half_ns - previous_ns - previous_half_ns
+        if previous is not None and unread_ns > self._gap_ns:
+            self._begin_gap(previous_ns, unread_ns)
         if previous is None:
             self._moved_ns = now
         elif value < previous:
@@ -102,8 +117,21 @@ class JouleCounter:
         elif value == previous:
             self._stands(previous_ns + previous_half_ns)
         else:
-            return [self._moved(value - previous, previous_ns - previous_half_ns)]
+            knot = self._moved(value - previous, previous_ns - previous_half_ns)
+            if unread_ns <= self._gap_ns:
+                self._end_gap(knot.by_ns)
+            return [knot]
         return []
+
+    def _begin_gap(self, since_ns: int, unread_ns: int) -> None:
+        self._end_gap(since_ns)
+        detail = f"not read for {unread_ns * 1e-9:.1f} s"
+        self._gap = self._faults.over(Fault.STALE_SENSOR, since_ns, None, detail)
+
+    def _end_gap(self, end_ns: int) -> None:
+        if self._gap is not None:
+            self._gap.end_ns = end_ns
+            self._gap = None
 
     def _reset(self, previous: float, value: float, previous_ns: int) -> None:
         """The counter began anew (driver reload, GPU reset): what was used since the last read is unknown."""
@@ -127,7 +155,8 @@ class JouleCounter:
         self._faults.end(Fault.STALE_SENSOR, self._last_ns)
         self._moved_ns = self._last_ns
         after, by = since_ns, self._last_ns + self._half_ns
-        if self.edges is not None:
+        # A read that took long may show the counter as it was before one of its updates.
+        if self.edges is not None and 4 * self._half_ns <= self.edges.period_ns:
             after, by = self.edges.moved(after, by)
         if self._first_move_pending:
             # The first move after the start or a reset: energy counts from this update on, since when the

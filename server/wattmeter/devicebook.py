@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wattmeter.answers import DeviceStatus
-from wattmeter.counter import JouleCounter, PowerCounter
+from wattmeter.counter import GAP_SECONDS, JouleCounter, PowerCounter
 from wattmeter.edges import EdgeClock
 from wattmeter.faults import Fault
 from wattmeter.knots import FaultInterval
@@ -11,6 +11,7 @@ from wattmeter.ledger import DeviceLedger
 from wattmeter.meter import Device, DeviceState, Reading
 
 FAILED_SECONDS = 2.0
+GAP_PERIODS = 5
 
 
 class DeviceBook:
@@ -32,7 +33,8 @@ class DeviceBook:
         self.device = device
         self.ledger = DeviceLedger(history_seconds=history_seconds)
         self.edges = EdgeClock(update_period_seconds) if update_period_seconds else None
-        self._counter = JouleCounter(device.id, edges=self.edges)
+        self._gap_seconds = max(GAP_SECONDS, GAP_PERIODS * (update_period_seconds or 0.0))
+        self._counter = JouleCounter(device.id, edges=self.edges, gap_seconds=self._gap_seconds)
         self._power_counter: PowerCounter | None = None
         self._seen_energy = False
         self._power: tuple[int, float] | None = None
@@ -81,12 +83,24 @@ class DeviceBook:
         """Why the device gives no energy at present; None where it does or has only just begun."""
         if Fault.STALE_SENSOR in self.ledger.flags(now_ns - 1, now_ns):
             return f"meter of {self.device.id}: {Fault.STALE_SENSOR.value}"
-        age = None if self._answered_ns is None else (now_ns - self._answered_ns) * 1e-9
+        age = self._age_seconds(now_ns)
         if self._fault is not None:
             return f"meter of {self.device.id}: {self._fault.value}"
         if age is not None and age > FAILED_SECONDS:
             return f"meter of {self.device.id}: no reading for {age:.0f} s"
         return None
+
+    def _age_seconds(self, now_ns: int) -> float | None:
+        return None if self._answered_ns is None else (now_ns - self._answered_ns) * 1e-9
+
+    def _flags(self, now_ns: int) -> frozenset[Fault]:
+        """What is wrong at present: a read's own fault, or readings that stand or do not come."""
+        if self._fault is not None:
+            return self.flags | {self._fault}
+        age = self._age_seconds(now_ns)
+        unread = age is not None and age > self._gap_seconds
+        stale = unread or Fault.STALE_SENSOR in self.ledger.flags(now_ns - 1, now_ns)
+        return self.flags | ({Fault.STALE_SENSOR} if stale else frozenset())
 
     def status(self, now_ns: int) -> DeviceStatus:
         joules = self._counter.joules if self._seen_energy else None
@@ -99,9 +113,9 @@ class DeviceBook:
             power_watts=self._power[1] if self._power is not None and self._fault is None else None,
             energy_joules=joules,
             power_limit_watts=self.state.power_limit_watts,
-            sample_age_seconds=None if self._answered_ns is None else (now_ns - self._answered_ns) * 1e-9,
+            sample_age_seconds=self._age_seconds(now_ns),
             temperature_celsius=self.state.temperature_celsius,
             sm_clock_hertz=self.state.sm_clock_hertz,
             faults=dict(self._fault_counts),
-            flags=self.flags if self._fault is None else self.flags | {self._fault},
+            flags=self._flags(now_ns),
         )

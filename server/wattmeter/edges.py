@@ -64,7 +64,8 @@ class EdgeClock:
         """An update fell in (after, by]: the narrowest interval known to hold the last one of them."""
         if self.given_up:
             return after_ns, by_ns
-        after_ns = max(after_ns, by_ns - self.period_ns - SLACK_NS)
+        # The value was read during the call, and the update before that is at most a period older.
+        after_ns = max(after_ns, by_ns - self.period_ns - max(SLACK_NS, self.call_ns))
         if self._high is None:
             if by_ns - after_ns < self.period_ns:
                 self._low, self._high = after_ns, by_ns

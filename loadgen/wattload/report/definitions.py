@@ -68,7 +68,7 @@ FLAGS: dict[str, str] = {
     "counter_reset": "A joule counter was reset inside the window; the total is not known.",
     "gpu_lost": "A GPU stopped answering inside the window.",
     "reset_required": "A GPU says that it needs a reset.",
-    "stale_sensor": "A sensor kept saying the same for too long.",
+    "stale_sensor": "A sensor kept saying the same for too long, or was not read for over a second.",
     "no_permission": "The meter is not allowed to read a device.",
     "not_supported": "A device does not give its energy.",
     "driver_not_loaded": "A device's driver is not loaded.",
