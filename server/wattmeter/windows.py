@@ -125,6 +125,8 @@ def _share(piece: Piece, start_ns: int, end_ns: int, books: Mapping[str, DeviceB
             return seconds, fraction
         inside += part.joules
     inside -= (piece.idle_joules or 0.0) * fraction
-    if above <= 0.0 or not 0.0 <= inside <= above:
+    if above <= 0.0:
         return seconds, fraction
-    return seconds, inside / above
+    # Where the part outside is idle, all energy above idle is inside, and idle power that is off by a little
+    # makes the quotient a little more than one; the other side's is below zero by as much.
+    return seconds, min(max(inside / above, 0.0), 1.0)
