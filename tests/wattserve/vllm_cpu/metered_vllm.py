@@ -39,7 +39,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Server:
-    """One metered vLLM in a process group of its own."""
+    """One metered vLLM in a process group of its own.
+
+    `command`: `launcher`, `drop-in` (vLLM's own command) or `failing-meter` (the launcher, with a meter that
+    fails while the file `meter_fails` exists; see failing_meter.py).
+    """
 
     def __init__(
         self, folder: Path, model: Path, profile: str, *flags: str, command: str = "launcher"
@@ -57,7 +61,11 @@ class Server:
         ours = ["--energy-meter", f"modelled:{profile}", "--energy-record", str(self.recording)]
         arguments = [sys.executable, "-m", "wattserve.vllm", *vllm, *ours]
         variables = environment()
-        if command == "drop-in":
+        self.meter_fails = folder / "meter-fails"
+        if command == "failing-meter":
+            arguments = [sys.executable, str(Path(__file__).with_name("failing_meter.py")), *vllm, *ours]
+            variables = environment(FAILING_METER=str(self.meter_fails))
+        elif command == "drop-in":
             # vLLM's own command line; only its name for the installed distribution is helped along.
             arguments = [sys.executable, str(Path(__file__).with_name("vllm_cli.py")), "serve", *vllm]
             arguments += ["--middleware", "wattserve.vllm.EnergyMiddleware"]
