@@ -1,121 +1,119 @@
-"""Why the server's own books err where the mix of tenants changes: its rule replayed on the kept recording.
+"""How far the server's own books are off where the mix of tenants changes: its rule over the kept recording.
 
     python benchmarks/h200/steady_mix.py FOLDER
 
-The books divide a second by factors of the minute before it. Here that rule runs piece by piece, as the
-server runs it, with one step model throughout: once over the experiment as it was, where another subset of
-the tenants is served every 18 s, and once over a joint run repeated six times, a steady mix. Prints
-Markdown.
+The books as a server keeps them (readings, step records and requests come in as time passes; every 250 ms
+what is known by then is settled), over the experiments as they were: another subset of the tenants is served
+every 18 s. One step model throughout, fitted on the other experiments. Prints, in Markdown, the error of each
+joint run's division against the measured Shapley value, and how long a second waited at most for its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from analyse import TENANTS, intervals, load
 from evaluate import Evaluation, Window, fit_intervals, measured_shapley
-from wattmeter.attribution import attribute
-from wattmeter.groupshares import GroupShares
-from wattmeter.recording import concatenate, read, rows
+from wattmeter.devicebook import DeviceBook
+from wattmeter.idle import IdleTracker
+from wattmeter.meter import Device, Reading
+from wattmeter.recording import read
+from wattmeter.requests import RequestBook
+from wattmeter.settlement import Settlement
 from wattmeter.stepmodel import StepEnergyModel
-from wattmeter.steps import StepBatch
+from wattmeter.stepqueue import StepQueue, take_steps
+from wattmeter.windows import window_energy
 
-REPEATS = 6
-
-
-def only_used(steps: StepBatch) -> StepBatch:
-    """The same steps with the ids of their own requests only."""
-    used = np.unique(steps.request)
-    return dataclasses.replace(
-        steps,
-        request=np.searchsorted(used, steps.request).astype(np.int32),
-        request_ids=tuple(steps.request_ids[int(row)] for row in used),
-    )
+TICK_NS = 250_000_000
+RECORD_DELAY_NS = 300_000_000
 
 
-def booked(
-    steps: StepBatch,
-    group_of: Mapping[str, str],
-    arrivals: Mapping[str, float],
-    *,
-    span: tuple[float, float],
-    model: StepEnergyModel,
-    above_idle: Callable[[float, float], float],
-) -> list[tuple[float, dict[str, float]]]:
-    """(middle of the second, joules by group) of each second of `span`, settled one after the other."""
-    shares, factors, found = GroupShares(), dict[str, float](), []
-    for start in np.arange(span[0], span[1]):
-        edges = np.round(np.array([start, start + 1.0]) * 1e9).astype(np.int64)
-        first, ended = np.searchsorted(steps.end_ns, edges, side="right")
-        stop = int(np.searchsorted(steps.launch_ns, edges[1]))
-        piece = rows(steps, int(first), max(stop, int(ended)))
-        if len(piece) == 0:
-            continue
-        piece = only_used(piece)
-        shares.add(rows(piece, 0, int(ended - first)))
-        names: dict[str, int] = {}
-        groups = [names.setdefault(group_of.get(name, ""), len(names)) for name in piece.request_ids]
-        split = attribute(
-            piece,
-            edges,
-            np.array([above_idle(start, start + 1.0)]),
-            model,
-            groups=np.array(groups, dtype=np.int32) if len(names) > 1 else None,
-            group_factors=np.array([factors.get(name, 1.0) for name in names]),
-            previous_end_ns=int(steps.end_ns[first - 1]) if first else None,
+@dataclass
+class Books:
+    """The parts that a server's account joins, in the recording's time."""
+
+    data: Evaluation
+    model: StepEnergyModel
+    now_ns: int = 0
+    longest_wait_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        device = Device("gpu", "recorded", "nvml")
+        self.device = DeviceBook(device, history_seconds=1e6, update_period_seconds=0.1)
+        self.idle = IdleTracker(self.data.idle_watts)
+        self.queue = StepQueue()
+        self.requests = RequestBook("nvml", now_ns=lambda: self.now_ns)
+        self.settlement = Settlement(
+            {"gpu": self.device.ledger}, self.requests, self.queue, self.idle, history_seconds=1e6
         )
-        given = np.bincount(groups, weights=split.request_joules, minlength=len(names))
-        found.append((start + 0.5, {name: float(given[row]) for name, row in names.items()}))
-        factors = shares.factors(int(edges[1]), model, lambda name: group_of.get(name, ""), arrivals.get)
-    return found
 
+    def run(self, start_seconds: float, end_seconds: float) -> None:
+        steps, counter = self.data.recording.steps, self.data.counter
+        last = np.zeros(len(steps.request_ids), dtype=np.int64)
+        np.maximum.at(last, steps.request, steps.end_ns[steps.step])
+        events = [(round(when * 1e9), True, name) for name, when in self.data.arrivals.items()]
+        events += [
+            (int(end), False, name)
+            for name, end in zip(steps.request_ids, last, strict=True)
+            if name in self.data.arrivals
+        ]
+        events.sort()
+        begin_ns, event = round(start_seconds * 1e9), 0
+        row = np.searchsorted(steps.end_ns, begin_ns)
+        reading = np.searchsorted(counter.monotonic_ns, begin_ns)
+        for tick in range(begin_ns, round(end_seconds * 1e9), TICK_NS):
+            while event < len(events) and events[event][0] <= tick:
+                self.now_ns, starts, name = events[event]
+                if starts:
+                    self.requests.start(name, None, self.data.group_of.get(name, ""))
+                else:
+                    self.requests.finish(name, None, None, False)
+                event += 1
+            stop = np.searchsorted(counter.monotonic_ns, tick, side="right")
+            for number in range(int(reading), int(stop)):
+                when, joules = int(counter.monotonic_ns[number]), float(counter.energy_joules[number])
+                self.device.add_energy(Reading("gpu", when, when * 1e-9, energy_joules=joules))
+            ended = np.searchsorted(steps.end_ns, tick, side="right")
+            self.queue.add(take_steps(steps, int(row), int(ended)))
+            row, reading = ended, stop
+            self.now_ns = tick
+            self.settle()
 
-def errors(
-    found: list[tuple[float, dict[str, float]]], start: float, end: float, value: np.ndarray
-) -> list[str]:
-    inside = [groups for middle, groups in found if start <= middle < end]
-    sums = np.array([sum(groups.get(tenant, 0.0) for groups in inside) for tenant in TENANTS])
-    return [f"{error:+.1f} %" for error in 100 * (sums / value - 1)]
+    def settle(self) -> None:
+        covered = self.device.ledger.covered_to_ns
+        if covered is None:
+            return
+        until = min(covered, self.now_ns - RECORD_DELAY_NS)
+        if self.requests.active and self.queue.last_end_ns is not None:
+            until = min(until, self.queue.last_end_ns)
+        while True:
+            new = self.settlement.settle(until, self.model, self.now_ns * 1e-9)
+            for piece in new:
+                wait = (self.now_ns - piece.start_ns) * 1e-9
+                self.longest_wait_seconds = max(self.longest_wait_seconds, wait)
+            if self.settlement.due is None:
+                return
+            self.settlement.divide(self.settlement.due, self.settlement.due.factors(self.model))
 
-
-def repeated(data: Evaluation, window: Window, model: StepEnergyModel, value: np.ndarray) -> list[str]:
-    """The errors in the last of REPEATS identical runs."""
-    steps, length = data.steps(window), float(np.ceil(window.seconds))
-    parts, group_of, arrivals = [], {}, {}
-    for number in range(REPEATS):
-        shift = round(number * length * 1e9)
-        names = {name: f"{number}/{name}" for name in steps.request_ids}
-        parts.append(
-            dataclasses.replace(
-                steps,
-                index=steps.index + number * 10**6,
-                launch_ns=steps.launch_ns + shift,
-                end_ns=steps.end_ns + shift,
-                request_ids=tuple(names.values()),
-            )
+    def errors(self, window: Window, value: np.ndarray) -> list[str]:
+        """Each tenant's joules in a window against `value`, as `GET /energy?group_by=tag` would give them."""
+        answer = window_energy(
+            window.start_seconds,
+            window.end_seconds,
+            start_ns=round(window.start_seconds * 1e9),
+            end_ns=round(window.end_seconds * 1e9),
+            books={"gpu": self.device},
+            settlement=self.settlement,
+            idle=self.idle,
+            account_flags=frozenset(),
         )
-        group_of.update({new: data.group_of[old] for old, new in names.items() if old in data.group_of})
-        arrivals.update(
-            {new: data.arrivals[old] + number * length for old, new in names.items() if old in data.arrivals}
-        )
-    begin = window.start_seconds
-
-    def above_idle(start: float, end: float) -> float:
-        before = (start - begin) // length * length
-        return data.joules(start - before, end - before) - data.idle_watts * (end - start)
-
-    last = begin + (REPEATS - 1) * length
-    span = (begin, begin + REPEATS * length)
-    return errors(
-        booked(concatenate(parts), group_of, arrivals, span=span, model=model, above_idle=above_idle),
-        last,
-        span[1],
-        value,
-    )
+        if not answer.complete:
+            raise SystemExit(f"{window.name}: not settled, {sorted(answer.flags)}")
+        sums = np.array([answer.groups.get(tenant, 0.0) for tenant in TENANTS])
+        return [f"{error:+.1f} %" for error in 100 * (sums / value - 1)]
 
 
 def main() -> None:
@@ -124,25 +122,18 @@ def main() -> None:
     options = parser.parse_args()
     recording = read(options.folder / "recording")
     experiments = [load(file, [recording]) for file in sorted(options.folder.glob("*.json.gz"))]
-    print("| joint run | mix | " + " | ".join(TENANTS) + " |\n|---|---|---|---|---|")
+    print("| joint run | " + " | ".join(TENANTS) + " | longest wait |\n|---|---|---|---|---|")
     for experiment in experiments:
         if not experiment.name.startswith("coalitions"):
             continue
         data = experiment.data
         value, _ = measured_shapley(data, TENANTS)
         model = fit_intervals(intervals([e for e in experiments if e is not experiment]))
-
-        def above_idle(start: float, end: float, data: Evaluation = data) -> float:
-            return data.joules(start, end) - data.idle_watts * (end - start)
-
-        span = (data.windows[0].start_seconds, data.windows[-1].end_seconds)
-        found = booked(
-            recording.steps, data.group_of, data.arrivals, span=span, model=model, above_idle=above_idle
-        )
+        books = Books(data, model)
+        books.run(data.windows[0].start_seconds - 5.0, data.windows[-1].end_seconds + 5.0)
         for window in (w for w in data.windows if len(w.tenants) == len(TENANTS)):
-            as_it_was = errors(found, window.start_seconds, window.end_seconds, value)
-            print(f"| {window.name} | changing, as it was | {' | '.join(as_it_was)} |")
-            print(f"| {window.name} | steady | {' | '.join(repeated(data, window, model, value))} |")
+            cells = [*books.errors(window, value), f"{books.longest_wait_seconds:.1f} s"]
+            print(f"| {window.name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from wattmeter.answers import (
     RequestEnergy,
     WindowEnergy,
 )
-from wattmeter.attribution import attribute
 from wattmeter.clock import Clocks, WallClock
 from wattmeter.devicebook import DeviceBook
+from wattmeter.estimates import estimate
 from wattmeter.faults import Fault
 from wattmeter.fit import OnlineFit
 from wattmeter.idle import IdleTracker
@@ -30,7 +30,7 @@ from wattmeter.meter import DeviceState, Meter, Reading
 from wattmeter.requests import MAX_REQUESTS, RequestBook
 from wattmeter.sampler import Sampler
 from wattmeter.settlement import Lesson, Settlement
-from wattmeter.stepmodel import StepEnergyModel, step_work
+from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.stepqueue import StepQueue
 from wattmeter.steps import StepBatch
 
@@ -146,7 +146,7 @@ class Account:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
             self._thread = None
-            self.settle()
+            self.settle(patient=False)
 
     # --- what the server brings -----------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class Account:
                 for name, end_ns in zip(batch.request_ids, last, strict=True):
                     state = self._requests.ensure(name)
                     state.last_step_ns = max(state.last_step_ns or 0, int(end_ns))
-                self._estimate(batch)
+                estimate(self._requests, batch, self._model, self._settlement.scale)
 
     def request_started(self, request_id: str, *, prompt_tokens: int | None = None, group: str = "") -> None:
         """Note a request, before its first step if possible; `group` is its tenant."""
@@ -292,13 +292,26 @@ class Account:
 
     # --- settling -------------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Settle what meter and step records cover by now; the account's thread does this by itself."""
-        with self._lock:
-            self._settle_covered()
+    def settle(self, *, patient: bool = True) -> None:
+        """Settle what meter and step records cover by now; the account's thread does this by itself.
+
+        With `patient` off, seconds that wait for what follows them (see `Settlement.settle`) do not.
+        """
+        while True:
+            with self._lock:
+                self._settle_covered(patient)
+                block, model = self._settlement.due, self._model
+            if block is None:
+                break
+            factors = None
+            try:
+                factors = block.factors(model)
+            finally:
+                with self._lock:  # not for ever: the same error would come again at the next settling
+                    self._settlement.divide(block, factors)
         self._learn()
 
-    def _settle_covered(self) -> None:
+    def _settle_covered(self, patient: bool) -> None:
         now_ns = self._clocks.monotonic_ns()
         covered = [ledger.covered_to_ns for ledger in self._ledgers.values()]
         if any(value is None for value in covered):
@@ -310,7 +323,7 @@ class Account:
             # Records of running requests may be on their way: wait for them, but not for ever.
             patience = now_ns - round(RECORD_PATIENCE_SECONDS * 1e9)
             until = min(until, max(last_end, patience))
-        if not self._settlement.settle(until, self._model, self._clocks.unix_seconds()):
+        if not self._settlement.settle(until, self._model, self._clocks.unix_seconds(), patient=patient):
             return
         frontier = self._settlement.frontier_ns
         assert frontier is not None
@@ -322,37 +335,20 @@ class Account:
             state.pending_prefill_joules = state.pending_decode_joules = 0.0
         rest, previous_end_ns = self._queue.rest()
         if len(rest):
-            self._estimate(rest, from_ns=frontier, previous_end_ns=previous_end_ns)
-
-    def _estimate(
-        self, steps: StepBatch, *, from_ns: int | None = None, previous_end_ns: int | None = None
-    ) -> None:
-        """Add the model's estimate for steps that the meter has not settled to their requests."""
-        start = int(steps.launch_ns[0]) if from_ns is None else from_ns
-        end = int(steps.end_ns[-1])
-        if end <= start:
-            return
-        joules = float(np.sum(self._model.step_joules(step_work(steps)))) * (self._settlement.scale or 1.0)
-        split = attribute(
-            steps,
-            np.array([start, end], dtype=np.int64),
-            np.array([joules]),
-            self._model,
-            previous_end_ns=previous_end_ns,
-        )
-        for row, name in enumerate(steps.request_ids):
-            state = self._requests.ensure(name)
-            state.pending_prefill_joules += float(split.prefill_joules[row])
-            state.pending_decode_joules += float(split.decode_joules[row])
+            estimate(
+                self._requests,
+                rest,
+                self._model,
+                self._settlement.scale,
+                from_ns=frontier,
+                previous_end_ns=previous_end_ns,
+            )
 
     def _learn(self) -> None:
-        """Fit the model and the groups' shares to the pieces settled since; answers do not wait for it."""
+        """Fit the model to the pieces settled since; answers do not wait for it."""
         with self._lock:
             lessons, self._lessons[:] = list(self._lessons), []
-        if not lessons:
-            return
-        self._settlement.refresh_shares(self._model)
-        if self._fit is None:
+        if not lessons or self._fit is None:
             return
         for lesson in lessons:
             self._fit.add(

@@ -8,18 +8,17 @@ the counters' change therefore holds for every piece by construction, and so for
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from wattmeter.attribution import attribute
 from wattmeter.faults import Fault
-from wattmeter.groupshares import GroupShares
+from wattmeter.groupbook import NO_FACTORS, Block, GroupBook
 from wattmeter.idle import SETTLE_SECONDS, IdleTracker
 from wattmeter.knots import FaultInterval
 from wattmeter.ledger import DeviceLedger
-from wattmeter.recording import rows
 from wattmeter.requests import RequestBook
 from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.stepqueue import StepQueue
@@ -113,16 +112,22 @@ class Settlement:
         self.frontier_ns: int | None = None
         self.scale: float | None = None
         self._last_busy_ns: int | None = None
-        self._shares = GroupShares()
-        self._factors: dict[str, float] = {}
+        self._groups = GroupBook(queue, book)
         self._notices: deque[FaultInterval] = deque(maxlen=1000)
 
     def notice(self, fault: Fault, start_ns: int, end_ns: int) -> None:
         """Flag the pieces yet to be settled over [start_ns, end_ns) (step records were lost there, say)."""
         self._notices.append(FaultInterval("", fault, start_ns, end_ns))
 
-    def settle(self, until_ns: int, model: StepEnergyModel, unix_seconds: float) -> list[Piece]:
-        """Settle whole pieces up to until_ns, which all ledgers must cover; returns the new pieces."""
+    def settle(
+        self, until_ns: int, model: StepEnergyModel, unix_seconds: float, *, patient: bool = True
+    ) -> list[Piece]:
+        """Settle whole pieces up to until_ns, which all ledgers must cover; returns the new pieces.
+
+        Pieces that several groups share are held until what surrounds them is known (groupbook.py): where
+        `due` is a block then, find its factors without the lock, give them to `divide`, and settle again.
+        With `patient` off (a server that stops) what is known by now has to do.
+        """
         if self.frontier_ns is None:
             begin = [ledger.exact_from_ns for ledger in self._ledgers.values()]
             if any(value is None for value in begin):
@@ -135,11 +140,38 @@ class Settlement:
             waiting = until_ns - self.frontier_ns
             if waiting < PIECE_SECONDS * 1e9 and self._book.active > 0:
                 break
+            if self._groups.waits(self.frontier_ns, until_ns, patient=patient):
+                break
             end_ns = self.frontier_ns + min(waiting, round(PIECE_SECONDS * 1e9))
-            new.append(self._piece(self.frontier_ns, end_ns, model, unix_seconds))
+            steps, previous_end_ns = self._queue.until(end_ns)
+            factors = self._groups.factors(self.frontier_ns, steps, until_ns, model, patient=patient)
+            if factors is None:
+                break
+            new.append(
+                self._piece(
+                    self.frontier_ns,
+                    end_ns,
+                    steps=steps,
+                    previous_end_ns=previous_end_ns,
+                    factors=factors,
+                    model=model,
+                    unix_seconds=unix_seconds,
+                )
+            )
             self.frontier_ns = end_ns
         self.pieces.extend(new)
         return new
+
+    @property
+    def due(self) -> Block | None:
+        """The block of held pieces whose factors are wanted before `settle` goes on, as of its last call."""
+        return self._groups.due
+
+    def divide(self, block: Block, factors: Mapping[str, float] | None) -> None:
+        """Give the factors of a due block. None: they could not be found; its pieces are flagged."""
+        if factors is None:
+            self.notice(Fault.UNKNOWN_ERROR, block.start_ns, block.end_ns)
+        self._groups.answer(block, NO_FACTORS if factors is None else factors)
 
     def _hold(self, until_ns: int, unix_seconds: float) -> bool:
         """Whether to wait: idle power is measured before anything is booked."""
@@ -179,11 +211,20 @@ class Settlement:
         counter = self.totals.counter_joules
         return abs(self.totals.booked_joules - counter) / counter if counter > 0.0 else 0.0
 
-    def _piece(self, start_ns: int, end_ns: int, model: StepEnergyModel, unix_seconds: float) -> Piece:
+    def _piece(
+        self,
+        start_ns: int,
+        end_ns: int,
+        *,
+        steps: StepBatch,
+        previous_end_ns: int | None,
+        factors: Mapping[str, float],
+        model: StepEnergyModel,
+        unix_seconds: float,
+    ) -> Piece:
         parts = [ledger.energy(start_ns, end_ns) for ledger in self._ledgers.values()]
         noticed = [notice.fault for notice in self._notices if notice.overlaps(start_ns, end_ns)]
         flags = frozenset(noticed).union(*(part.flags for part in parts))
-        steps, previous_end_ns = self._queue.until(end_ns)
         seconds = (end_ns - start_ns) * 1e-9
         covered = all(part.complete for part in parts)
         if not covered:
@@ -212,6 +253,7 @@ class Settlement:
                 flags=flags,
                 steps=steps,
                 previous_end_ns=previous_end_ns,
+                factors=factors,
                 model=model,
             )
         )
@@ -264,6 +306,7 @@ class Settlement:
         flags: frozenset[Fault],
         steps: StepBatch,
         previous_end_ns: int | None,
+        factors: Mapping[str, float],
         model: StepEnergyModel,
     ) -> Piece:
         seconds = (end_ns - start_ns) * 1e-9
@@ -278,9 +321,6 @@ class Settlement:
         names: dict[str, int] = {}
         groups = np.array([names.setdefault(state.group, len(names)) for state in states], dtype=np.int32)
         above = joules - (idle or 0.0)
-        ended = int(np.searchsorted(steps.end_ns, end_ns, side="right"))
-        self._shares.add(rows(steps, int(np.searchsorted(steps.end_ns, start_ns, side="right")), ended))
-        factors = self._factors
         split = attribute(
             steps,
             np.array([start_ns, end_ns], dtype=np.int64),
@@ -317,22 +357,6 @@ class Settlement:
             by_group,
             flags,
         )
-
-    def refresh_shares(self, model: StepEnergyModel) -> None:
-        """Bring the groups' factors up to date for the pieces to come; takes long, so not under the lock.
-
-        From the thread that settles, as that alone adds to the shares.
-        """
-        if self.frontier_ns is not None:
-            self._factors = self._shares.factors(self.frontier_ns, model, self._group_of, self._started_of)
-
-    def _group_of(self, request_id: str) -> str:
-        state = self._book.get(request_id)
-        return "" if state is None else state.group
-
-    def _started_of(self, request_id: str) -> float | None:
-        state = self._book.get(request_id)
-        return None if state is None or state.started_ns <= 0 else state.started_ns * 1e-9
 
     def _miss(self, steps: StepBatch, flags: frozenset[Fault]) -> None:
         for name in steps.request_ids:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared import shared_file
 from step_records import MODEL, jobs, random_jobs, run
 from wattmeter.attribution import attribute, entry_joules, stall_share
-from wattmeter.groupshares import GroupShares, group_factors
+from wattmeter.groupshares import group_factors
 from wattmeter.recording import between, read_lines
 from wattmeter.replay import EngineLimits, jobs_of, replay
 from wattmeter.shapley import group_joules, sampled_shapley_values
@@ -205,19 +205,6 @@ def test_requests_as_players_meet_their_sampled_shapley_value_by_kind():
     split = attribute(steps, edges, np.array([total]), MODEL)
     kind = np.array([0 if out <= 40 else 1 if out <= 300 else 2 for _, _, out in rows])
     assert np.bincount(kind, split.request_joules) == pytest.approx(np.bincount(kind, truth), rel=0.08)
-
-
-def test_group_shares_online_follow_the_traffic_and_forget():
-    steps = run(random_jobs(5, 120, 4.0), MODEL, LIMITS)
-    shares = GroupShares()
-    shares.add(steps)
-    now = int(steps.end_ns[-1])
-    group = {name: "a" if row % 2 else "b" for row, name in enumerate(steps.request_ids)}
-    factors = shares.factors(now, MODEL, group.__getitem__, lambda name: None)
-    assert set(factors) == {"a", "b"}
-    assert all(0.5 < factor < 2.0 for factor in factors.values())
-    later = now + int((GroupShares.HORIZON_SECONDS + 10) * 1e9)
-    assert shares.factors(later, MODEL, group.__getitem__, lambda name: None) == {}
 
 
 def test_cost_is_under_a_millisecond_a_request():
