@@ -43,7 +43,16 @@ def is_plain_token(payload: bytes) -> bool:
         and b'"usage":{' not in payload
         and b'"error"' not in payload
         and payload[-1:] == b"}"
+        and (payload.isascii() or _is_utf8(payload))
     )
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_event(payload: bytes) -> StreamEvent:

@@ -13,6 +13,9 @@ from locust.exception import StopUser
 from wattload.metrics import time_per_token
 from wattload.record import Outcome, RequestRecord
 
+# Locust keeps every different error of a test. A server whose errors name the request would fill the memory.
+_MOST_DIFFERENT_ERRORS = 100
+
 
 class RequestError(Exception):
     """A request that ended otherwise than completed, as Locust's tables show it."""
@@ -48,12 +51,15 @@ def report_to_locust(environment: Environment, record: RequestRecord) -> None:
     last = record.last_token_unix
     whole = (last - record.due_unix) * 1e3 if last is not None else 0.0
     context = {"request_id": record.request_id, "index": record.index}
+    said = f"{record.outcome.value}: {record.error}"
+    if not done and len(environment.stats.errors) >= _MOST_DIFFERENT_ERRORS:
+        said = record.outcome.value
     fire(
         request_type="POST",
         name=name,
         response_time=whole,
         response_length=record.output_tokens or 0,
-        exception=None if done else RequestError(f"{record.outcome.value}: {record.error}"),
+        exception=None if done else RequestError(said),
         context=context,
     )
     if not done or record.first_token_unix is None:

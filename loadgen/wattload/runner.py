@@ -93,7 +93,7 @@ class Recorder:
         # Arrow's first conversion takes 10 ms (it looks for pandas): not while requests are due.
         request_batch([RequestRecord(0, "", -1, "", 0.0, 0, 0)])
         self._metrics, self._environment = plan.metrics, environment
-        self.tally = Tally()
+        self.tally = Tally(keep_joules=plan.config.until is not None)
         self.rows = 0
 
     def __call__(self, record: RequestRecord) -> None:
@@ -147,6 +147,7 @@ class LocalLoad:
             self._dispatcher.build_ahead()
             start_perf = time.perf_counter() + _LEAD_SECONDS
             self.result.started_unix = start_perf + self._client.unix_offset
+            self.result.tally.joules_from_unix = self.result.started_unix + (self._plan.config.warmup or 0.0)
             self._plan.on_start(self.result.started_unix)
             self._dispatcher.run(start_perf)
         except Exception as error:

@@ -67,15 +67,18 @@ class LogHistogram:
 class Tally:
     """What the progress display and the end of a run need to know of the requests that ended.
 
-    `examples`: for each way of failing, the first few sentences of what was said.
+    `examples`: for each way of failing, the first few sentences of what was said. `joules`: of every
+    completed request due at `joules_from_unix` or later, in order of completion; eight bytes each, so only
+    where `keep_joules` is asked for (the stop rule needs them).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_joules: bool = False) -> None:
         self.outcomes: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.sent = 0
-        # Joules of every completed request in order of completion: eight bytes each, for the stop rule.
         self.joules = array.array("d")
+        self.joules_from_unix = -math.inf
+        self._keep_joules = keep_joules
         self._ttft: deque[float] = deque(maxlen=_RECENT)
         self._joules: deque[float] = deque(maxlen=_RECENT)
         self._tokens: deque[int] = deque(maxlen=_RECENT)
@@ -89,7 +92,8 @@ class Tally:
             if record.first_token_unix is not None:
                 self._ttft.append(record.first_token_unix - record.due_unix)
             if record.energy_joules is not None:
-                self.joules.append(record.energy_joules)
+                if self._keep_joules and record.due_unix >= self.joules_from_unix:
+                    self.joules.append(record.energy_joules)
                 self._joules.append(record.energy_joules)
                 self._tokens.append(record.output_tokens or 0)
         elif outcome is not Outcome.UNSENT:

@@ -206,6 +206,7 @@ class DistributedRun:
         """Starts all workers at one moment; gives it back in UNIX seconds of the master's clock."""
         start = time.time() + _LEAD_SECONDS
         self.result.started_unix = start
+        self.result.tally.joules_from_unix = start + (self._plan.config.warmup or 0.0)
         for worker in self.workers.values():
             data = {"start_unix": start, "offset_seconds": worker.offset_seconds}
             self._runner.send_message(said.GO, data, worker.id)

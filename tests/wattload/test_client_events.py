@@ -51,6 +51,17 @@ def test_the_short_cut_is_taken_for_what_vllm_sends() -> None:
     assert is_plain_token(delta({"content": "a"}))
 
 
+@pytest.mark.parametrize("whole", ["é", "字", "🙂"])
+def test_half_a_character_is_no_token_and_a_whole_one_is(whole: str) -> None:
+    raw = whole.encode()
+    assert is_plain_token(text("@").replace(b"@", raw))
+    for cut in (raw[:-1], raw[1:]):
+        payload = text("@").replace(b"@", cut)
+        assert not is_plain_token(payload)
+        with pytest.raises(EventError, match="not JSON"):
+            read_event(payload)
+
+
 def test_usage_and_finish() -> None:
     event = read_event(text("x", "length", usage={"completion_tokens": 3}))
     assert (event.finish, event.usage) == ("length", {"completion_tokens": 3})
@@ -105,12 +116,15 @@ CHAT = st.fixed_dictionaries(
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(COMPLETION, max_size=1) | st.lists(CHAT, max_size=1), USAGE, TEXT, st.booleans())
+@given(
+    st.lists(COMPLETION, max_size=1) | st.lists(CHAT, max_size=1), USAGE, TEXT, st.booleans(), st.booleans()
+)
 def test_the_short_cut_agrees_with_a_full_reading(
-    choices: list[dict[str, object]], usage: dict[str, int] | None, name: str, compact: bool
+    choices: list[dict[str, object]], usage: dict[str, int] | None, name: str, compact: bool, escaped: bool
 ) -> None:
     body = {"id": name, "choices": choices, "usage": usage}
-    payload = json.dumps(body, separators=(",", ":") if compact else None).encode()
+    separators = (",", ":") if compact else None
+    payload = json.dumps(body, separators=separators, ensure_ascii=escaped).encode("utf-8", "replace")
     event = read_event(payload)
     if is_plain_token(payload):
         assert event == StreamEvent(token=True)

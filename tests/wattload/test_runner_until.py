@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from wattload.errors import BadInput
+from wattload.record import Outcome, RequestRecord
 from wattload.stop_rule import parse_until
+from wattload.tally import Tally
 
 
 def test_it_ends_when_the_mean_is_known_well_enough() -> None:
@@ -34,3 +36,19 @@ def test_it_does_not_look_too_early_or_too_often() -> None:
 def test_what_is_no_rule(text: str) -> None:
     with pytest.raises(BadInput, match="--until"):
         parse_until(text)
+
+
+def test_the_rule_sees_the_joules_from_the_warm_up_on_and_only_where_it_is_asked_for() -> None:
+    def ended(due: float, joules: float | None) -> RequestRecord:
+        record = RequestRecord(0, "r", -1, "", due, 1, 1, outcome=Outcome.COMPLETED)
+        record.energy_joules = joules
+        return record
+
+    kept, plain = Tally(keep_joules=True), Tally()
+    kept.joules_from_unix = 100.0
+    for record in (ended(99.9, 1.0), ended(100.0, 2.0), ended(101.0, None), ended(102.0, 3.0)):
+        kept.add(record)
+        plain.add(record)
+    assert list(kept.joules) == [2.0, 3.0]
+    assert list(plain.joules) == [], "eight bytes a request, for nothing"
+    assert plain.recent_joules == kept.recent_joules == 2.0
