@@ -47,9 +47,11 @@ def memory_mb(pid: int) -> tuple[float, float] | None:
     return (int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024) if len(found) == 2 else None
 
 
-def watch(process: subprocess.Popen[str]) -> list[Sample]:
-    """A sample a second, as long as the run tells how far it is."""
+def watch(process: subprocess.Popen[str], count: int) -> list[Sample]:
+    """A sample a second, as long as the run tells how far it is; prints one at every tenth of `count`."""
     samples = []
+    marks = [count * percent / 100 for percent in (1, *range(10, 101, 10))]
+    print("requests   seconds   resident MB   most ever MB")
     assert process.stderr is not None
     for line in process.stderr:
         try:
@@ -58,8 +60,14 @@ def watch(process: subprocess.Popen[str]) -> list[Sample]:
             print(line, end="", file=sys.stderr)
             continue
         memory = memory_mb(process.pid)
-        if told is not None and memory is not None:
-            samples.append(Sample(told["completed"] + told["failed"], told["elapsed_seconds"], *memory))
+        if told is None or memory is None:
+            continue
+        sample = Sample(told["completed"] + told["failed"], told["elapsed_seconds"], *memory)
+        samples.append(sample)
+        if marks and sample.ended >= marks[0]:
+            marks = [mark for mark in marks if mark > sample.ended]
+            shown = f"{sample.resident_mb:>9.1f}   {sample.peak_mb:>9.1f}"
+            print(f"{sample.ended:>9,}  {sample.seconds:>7.0f}   {shown}", flush=True)
     process.wait()
     return samples
 
@@ -72,21 +80,16 @@ def slope_bytes(samples: list[Sample], *, after: int) -> float:
 
 
 def report(samples: list[Sample], count: int) -> None:
-    """The table at every tenth of the requests, and the verdict."""
-    print("requests   seconds   resident MB   most ever MB")
-    marks: dict[int, Sample] = {}
-    for percent in (1, *range(10, 101, 10)):
-        # The last requests end after the last sample; what is missing is at most a second of the rate.
-        wanted = count * percent / 100
-        sample = next((s for s in samples if s.ended >= wanted), samples[-1])
-        marks[percent] = sample
-        memory = f"{sample.resident_mb:>9.1f}   {sample.peak_mb:>9.1f}"
-        print(f"{sample.ended:>9,}  {sample.seconds:>7.0f}   {memory}")
+    """The verdict. The last requests end after the last sample, at most a second of the rate later."""
+    first, half, last = (
+        next((s for s in samples if s.ended >= count * share), samples[-1]).resident_mb
+        for share in (0.1, 0.5, 1.0)
+    )
     slope = slope_bytes(samples, after=count // 10)
     most = max(s.resident_mb for s in samples)
     print(
-        f"resident at 10 %, 50 %, 100 %: {marks[10].resident_mb:.1f}, {marks[50].resident_mb:.1f}, "
-        f"{marks[100].resident_mb:.1f} MB; slope from 10 % on {slope:+.2f} bytes a request"
+        f"resident at 10 %, 50 %, 100 %: {first:.1f}, {half:.1f}, {last:.1f} MB; "
+        f"slope from 10 % on {slope:+.2f} bytes a request"
     )
     print(
         f"most during the load {most:.1f} MB: {'under' if most < LIMIT_MB else 'OVER'} {LIMIT_MB:g} MB; "
@@ -117,7 +120,7 @@ def main() -> None:
         process = subprocess.Popen(
             pinned(1, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        samples = watch(process)
+        samples = watch(process, options.requests)
         mock.stop()
         run_json = folder / "run" / "run.json"
         if not samples or not run_json.exists():
