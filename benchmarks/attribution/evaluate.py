@@ -11,9 +11,20 @@ import numpy as np
 from wattmeter.attribution import attribute
 from wattmeter.fit import Intervals, fit_model, intervals_of, predict
 from wattmeter.groupshares import group_factors
+from wattmeter.padding import VLLM_PADDING, Padding
 from wattmeter.recording import CounterSeries, Recording, between
+from wattmeter.replayedcounter import updates
 from wattmeter.stepmodel import F64, StepEnergyModel
-from wattmeter.steps import StepBatch
+from wattmeter.steps import I64, StepBatch
+
+_UPDATES: dict[int, tuple[CounterSeries, I64, F64]] = {}
+
+
+def updates_of(series: CounterSeries) -> tuple[I64, F64]:
+    """`updates` of a series, computed once."""
+    if id(series) not in _UPDATES:
+        _UPDATES[id(series)] = (series, *updates(series))
+    return _UPDATES[id(series)][1:]
 
 
 @dataclass(frozen=True)
@@ -41,13 +52,21 @@ class Evaluation:
     idle_watts: float
 
     @property
+    def padding(self) -> Padding:
+        """What the engine computed beyond the tokens asked for; vLLM's default where it was not recorded."""
+        said = self.recording.meta.get("padding")
+        if said is None:
+            return VLLM_PADDING
+        return Padding(tuple(said["graph_sizes"]), said["tile_tokens"])
+
+    @property
     def counter(self) -> CounterSeries:
         (series,) = self.recording.devices.values()
         return series
 
     def joules(self, start_seconds: float, end_seconds: float) -> float:
         """The counter's change, its value between updates taken on the straight line."""
-        when, what = self.counter.updates()
+        when, what = updates_of(self.counter)
         first, last = np.interp([start_seconds, end_seconds], when * 1e-9, what)
         return float(last - first)
 
@@ -62,21 +81,25 @@ class Evaluation:
     def intervals(self, windows: Sequence[Window], every_seconds: float = 1.0) -> Intervals:
         """Counter intervals of about a second inside the windows, cut at the counter's own updates."""
         parts = []
-        when, what = self.counter.updates()
-        stride = max(1, round(every_seconds / 0.1))
+        when, what = updates_of(self.counter)
         for window in windows:
-            inside = np.flatnonzero(
-                (when >= window.start_seconds * 1e9) & (when <= window.end_seconds * 1e9)
-            )[::stride]
+            inside = np.flatnonzero((when >= window.start_seconds * 1e9) & (when <= window.end_seconds * 1e9))
+            # Some updates were not read: cut at the first one of each stretch of `every_seconds`.
+            stretch = np.round((when[inside] - when[inside[0]]) * 1e-9 / every_seconds, 6).astype(np.int64)
+            inside = inside[np.flatnonzero(np.diff(stretch, prepend=-1) > 0)]
             edges, values = when[inside], what[inside]
             above = np.diff(values) - self.idle_watts * np.diff(edges) * 1e-9
-            parts.append(intervals_of(self.steps(window), edges, above))
-        return Intervals(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("joules", "seconds", "busy_seconds", "features")
-            )
-        )
+            parts.append(intervals_of(self.steps(window), edges, above, padding=self.padding))
+        return joined(parts)
+
+
+def joined(parts: Sequence[Intervals]) -> Intervals:
+    """All of them, in order; they must be padded alike."""
+    columns = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("joules", "seconds", "busy_seconds", "features")
+    )
+    return Intervals(*columns, parts[0].padding)
 
 
 def measured_shapley(data: Evaluation, tenants: Sequence[str]) -> tuple[F64, F64]:
@@ -136,7 +159,7 @@ def rules(data: Evaluation, window: Window, tenants: Sequence[str], model: StepE
     requests = np.bincount(groups[used], minlength=len(tenants)).astype(float)
 
     edges = np.linspace(window.start_seconds, window.end_seconds, round(window.seconds) + 1)
-    when, what = data.counter.updates()
+    when, what = updates_of(data.counter)
     above = np.diff(np.interp(edges, when * 1e-9, what)) - data.idle_watts * np.diff(edges)
     edges_ns = np.round(edges * 1e9).astype(np.int64)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from evaluate import Evaluation, Window, error_table, fit_on, prediction_error
-from wattmeter.account import PRIOR_MODEL
 from wattmeter.attribution import attribute
-from wattmeter.fit import OnlineFit
 from wattmeter.groupshares import group_factors
+from wattmeter.onlinefit import OnlineFit
+from wattmeter.priormodel import PRIOR_MODEL
 from wattmeter.recording import Recording, between, read_lines
 from wattmeter.stepmodel import ENERGY_TERMS, StepEnergyModel
 

@@ -27,9 +27,11 @@ from evaluate import (
     Window,
     error_table,
     fit_intervals,
+    joined,
     measured_shapley,
     prediction_error,
     rules,
+    updates_of,
 )
 from wattmeter.fit import Intervals, predict
 from wattmeter.recording import Recording, read
@@ -87,7 +89,7 @@ def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
         requests[window["name"]] = window["requests"]
     bare = Evaluation(recording, stretches, group_of, arrivals, 0.0)
     idle = stretches[0]
-    when, what = bare.counter.updates()
+    when, what = updates_of(bare.counter)
     inside = np.flatnonzero((when > idle.start_seconds * 1e9) & (when < idle.end_seconds * 1e9))
     watts = (what[inside[-1]] - what[inside[0]]) / ((when[inside[-1]] - when[inside[0]]) * 1e-9)
     data = Evaluation(recording, stretches[1:], group_of, arrivals, float(watts))
@@ -108,15 +110,6 @@ def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
 def _covers(recording: Recording, unix_seconds: float) -> bool:
     when = recording.monotonic_ns_of(unix_seconds)
     return any(s.monotonic_ns[0] <= when <= s.monotonic_ns[-1] for s in recording.devices.values())
-
-
-def joined(parts: Sequence[Intervals]) -> Intervals:
-    return Intervals(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("joules", "seconds", "busy_seconds", "features")
-        )
-    )
 
 
 def intervals(experiments: Sequence[Experiment]) -> Intervals:
@@ -360,7 +353,7 @@ def main() -> None:
     found: list[Marginal] = []
     if "duplicates" in experiments:
         experiment = experiments["duplicates"]
-        model = fit_intervals(intervals([e for e in mixed if e is not experiment] or [experiment]))
+        model = fit_intervals(intervals(others["duplicates"]))
         found = marginals(experiment, model, limits_of(experiment.data.recording.steps))
         print("## Duplicates\n")
         print("| prompt x output | copies | measured | from the requests alone | from the recorded steps |")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from analyse import intervals, load
-from evaluate import Evaluation, Window, fit_intervals, prediction_error
+from evaluate import Evaluation, Window, fit_intervals, prediction_error, updates_of
 from wattmeter.recording import Recording, read
 from wattmeter.stepmodel import StepEnergyModel
 
@@ -65,7 +65,7 @@ def point(row: dict[str, Any], recording: Recording) -> Point:
     window = row["window"]
     start, end = window["start_unix"], window["end_unix"]
     (device,) = recording.devices.values()
-    when, what = device.updates()
+    when, what = updates_of(device)
     edges = [recording.monotonic_ns_of(start), recording.monotonic_ns_of(end)]
     first, last = np.interp(edges, when, what)
     ended = ended_between(recording, start, end)

@@ -23,10 +23,11 @@ from wattmeter.clock import Clocks, WallClock
 from wattmeter.devicebook import DeviceBook
 from wattmeter.estimates import estimate
 from wattmeter.faults import Fault
-from wattmeter.fit import OnlineFit
 from wattmeter.idle import IdleTracker
 from wattmeter.knots import FaultInterval
 from wattmeter.meter import DeviceState, Meter, Reading
+from wattmeter.onlinefit import OnlineFit
+from wattmeter.priormodel import PRIOR_MODEL
 from wattmeter.requests import MAX_REQUESTS, RequestBook
 from wattmeter.sampler import Sampler
 from wattmeter.settlement import Lesson, Settlement
@@ -37,20 +38,6 @@ from wattmeter.steps import StepBatch
 SETTLE_PERIOD_SECONDS = 0.25
 RECORD_DELAY_SECONDS = 0.3
 RECORD_PATIENCE_SECONDS = 5.0
-
-# The recorded H200 with Llama-3.1-8B in bf16 (docs/measurement.md). On another machine the proportions are a
-# first guess until a model is fitted there: the counter sets the sum, and every figure is flagged
-# model_not_trusted.
-PRIOR_MODEL = StepEnergyModel(
-    fixed_joules=1.84,
-    prefill_token_joules=14.3e-3,
-    decode_token_joules=14.8e-3,
-    context_token_joules=25e-6,
-    fixed_seconds=5.03e-3,
-    prefill_token_seconds=8.5e-6,
-    context_token_seconds=0.042e-6,
-    fitted_on="prior: H200, Llama-3.1-8B, bf16",
-)
 
 
 class Account:
@@ -350,6 +337,7 @@ class Account:
             lessons, self._lessons[:] = list(self._lessons), []
         if not lessons or self._fit is None:
             return
+        self._fit.power_limit_watts = self._power_limit_watts()
         for lesson in lessons:
             self._fit.add(
                 lesson.steps,
@@ -364,6 +352,16 @@ class Account:
             fitted = self._given_model
         with self._lock:
             self._model = fitted
+
+    def _power_limit_watts(self) -> float | None:
+        """What all the devices together may draw above idle; None where one does not tell its limit."""
+        with self._lock:
+            limits = [book.state.power_limit_watts for book in self._books.values()]
+            idle = self._idle.watts
+        if idle is None or any(limit is None for limit in limits):
+            return None
+        above = sum(limit for limit in limits if limit is not None) - idle
+        return above if above > 0.0 else None
 
     def _run(self) -> None:
         while not self._stop.wait(SETTLE_PERIOD_SECONDS):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wattmeter.busytime import busy_starts, overlaps, tail_seconds
+from wattmeter.padding import NO_PADDING
 from wattmeter.stepmodel import StepEnergyModel, Work, entry_work, step_work, sum_by
 from wattmeter.steps import I32, I64, StepBatch
 
@@ -41,17 +43,6 @@ class Attribution:
     @property
     def request_joules(self) -> F64:
         return self.prefill_joules + self.decode_joules
-
-
-def busy_starts(steps: StepBatch, previous_end_ns: int | None = None) -> I64:
-    """When the device began each step: max(launch, end of the step before), shape (S,), monotonic ns."""
-    starts = steps.launch_ns.copy()
-    if len(starts) == 0:
-        return starts
-    np.maximum(starts[1:], steps.end_ns[:-1], out=starts[1:])
-    if previous_end_ns is not None:
-        starts[0] = max(int(starts[0]), previous_end_ns)
-    return np.minimum(starts, steps.end_ns)
 
 
 def attribute(
@@ -94,14 +85,15 @@ def attribute(
         covered = sum_by(row, overlap, len(steps))
         alone_seconds = covered * np.bincount(steps.step, minlength=len(steps)) * model.fixed_seconds
         concurrency = float(np.sum(alone_seconds)) / (float(edges[-1] - edges[0]) * 1e-9)
-    prefill, decode = entry_joules(steps, model, groups=groups, concurrency=concurrency)
+    tails = tail_seconds(steps, starts, int(edges[-1]))
+    prefill, decode = entry_joules(steps, model, groups=groups, concurrency=concurrency, tails=tails)
     if groups is not None and group_factors is not None:
         factors = np.asarray(group_factors, dtype=np.float64)[np.asarray(groups)[steps.request]]
         prefill, decode = prefill * factors, decode * factors
     entry_total = prefill + decode
     step_total = sum_by(steps.step, entry_total, len(steps))
     # The step's own energy decides how much of an interval is the step's, whatever factors shift inside it.
-    predicted_step = model.step_joules(step_work(steps))
+    predicted_step = model.step_joules(step_work(steps, model.padding)) + model.tail_watts * tails
     shrink = np.divide(predicted_step, step_total, out=np.zeros_like(step_total), where=step_total > 0)
 
     predicted = sum_by(column, predicted_step[row] * overlap * (step_total[row] > 0), intervals)
@@ -116,7 +108,7 @@ def attribute(
         request_ids=steps.request_ids,
         prefill_joules=prefill_joules,
         decode_joules=decode_joules,
-        uncertainty_joules=_uncertainty(steps, model, entry_total, factor, prefill_joules + decode_joules),
+        uncertainty_joules=_uncertainty(steps, model, tails, factor, prefill_joules + decode_joules),
         unattributed_joules=np.where(usable, 0.0, measured),
         scale=scale,
     )
@@ -144,13 +136,16 @@ def entry_joules(
     *,
     groups: I32 | None = None,
     concurrency: float = 0.0,
+    tails: F64 | None = None,
 ) -> tuple[F64, F64]:
     """Modelled (prefill, decode) joules above idle of each entry, (E,) each: its own plus its shares.
 
     A step's energy is the device's busy power (fixed_joules / fixed_seconds) for as long as the model says
     the step takes, plus what each entry's work costs above that. The second is the entry's own; the first
     is the game of who kept the device busy: shared equally by those present, but for `stall_share` of what
-    an entry made the step longer. The sum over a step's entries is fixed_joules plus the entries' own joules.
+    an entry made the step longer. What the step computes beyond its tokens (`model.padding`) and its tail
+    (`tails`: its seconds, (S,), none by default) nobody's work sets alone: they are shared equally as well.
+    The sum over a step's entries is the step's energy and that of its tail.
     """
     count = len(steps)
     work = entry_work(steps)
@@ -159,6 +154,12 @@ def entry_joules(
     k = stall_share(concurrency)
     stall = prefill_stall + decode_stall
     shared = model.fixed_joules + (1.0 - k) * sum_by(steps.step, stall, count)
+    if model.padding != NO_PADDING:
+        whole = step_work(steps, model.padding, work)
+        shared = shared + model.prefill_token_joules * whole.prefill_padding
+        shared = shared + model.decode_token_joules * whole.decode_padding
+    if tails is not None:
+        shared = shared + model.tail_watts * tails
     share = shared[steps.step] * _equal_share(steps, groups)
     tokens = steps.prefill_tokens + steps.decode_tokens
     in_prefill = np.divide(
@@ -195,7 +196,7 @@ def _equal_share(steps: StepBatch, groups: I32 | None) -> F64:
     return 1.0 / sharers
 
 
-def _uncertainty(steps: StepBatch, model: StepEnergyModel, entry_total: F64, factor: F64, joules: F64) -> F64:
+def _uncertainty(steps: StepBatch, model: StepEnergyModel, tails: F64, factor: F64, joules: F64) -> F64:
     """One standard deviation of each request's joules, (R,): the model's residual and its parameters'."""
     residual = model.residual_fraction if model.residual_fraction is not None else UNKNOWN_RESIDUAL
     variance = (residual * joules) ** 2
@@ -212,25 +213,10 @@ def _uncertainty(steps: StepBatch, model: StepEnergyModel, entry_total: F64, fac
                     work.decode_tokens,
                     work.decode_context_tokens,
                     work.attention_pairs,
+                    share * tails[steps.step],
                 )
             ]
         )
         covariance = np.asarray(model.covariance, dtype=np.float64)
         variance = variance + np.maximum(np.einsum("ir,ij,jr->r", features, covariance, features), 0.0)
     return np.sqrt(variance)
-
-
-def overlaps(starts: I64, ends: I64, edges: I64) -> tuple[I64, I64, F64]:
-    """(step, interval, fraction of the step inside) for every pair that overlaps."""
-    first = np.searchsorted(edges, starts, side="right") - 1
-    last = np.searchsorted(edges, ends, side="left") - 1
-    first = np.maximum(first, 0)
-    last = np.minimum(last, len(edges) - 2)
-    number = np.maximum(last - first + 1, 0)
-    row = np.repeat(np.arange(len(starts), dtype=np.int64), number)
-    offset = np.arange(len(row), dtype=np.int64) - np.repeat(np.cumsum(number) - number, number)
-    column = first[row] + offset
-    inside = np.minimum(ends[row], edges[column + 1]) - np.maximum(starts[row], edges[column])
-    length = ends[row] - starts[row]
-    fraction = np.where(length > 0, inside / np.maximum(length, 1), 1.0)
-    return row, column, np.clip(fraction, 0.0, 1.0)

@@ -3,117 +3,202 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from wattmeter.attribution import busy_starts, overlaps
-from wattmeter.stepmodel import ENERGY_TERMS, F64, TIME_TERMS, StepEnergyModel, step_work, sum_by
+from wattmeter.busytime import TAIL_SECONDS, busy_starts, overlaps, tail_ends
+from wattmeter.padding import NO_PADDING, Padding
+from wattmeter.stepmodel import (
+    ENERGY_TERMS,
+    F64,
+    TIME_TERMS,
+    StepEnergyModel,
+    capped,
+    step_work,
+    sum_by,
+    uncapped,
+)
 from wattmeter.steps import I64, StepBatch
 
 TERMS = len(ENERGY_TERMS)
-# A counter that moves every 100 ms and is read up to 14 ms late is off by a few joules at each end of an
-# interval, and no interval is known better than about 1 %: these set the weight of an interval.
-EDGE_JOULES = 3.0
-RELATIVE_NOISE = 0.01
+# Columns of the features: what energy depends on, and what time depends on.
+ENERGY_COLUMNS = slice(0, TERMS)
+TAIL_COLUMN = TERMS - 1
+TIME_COLUMNS = np.array([0, TERMS, TERMS + 1, 3, 4, TERMS + 2, TERMS + 3])
+# A counter that moves every 100 ms, whose updates are known to a few ms, is off by a joule or two at each end
+# of an interval, and no interval is known better than about half a per cent: these set its weight.
+EDGE_JOULES = 2.0
+RELATIVE_NOISE = 0.005
 STEP_NOISE_SECONDS = 0.002
 HUBER = 2.0
-# Intervals within 3 % of the power ceiling count as at it; it takes twice MIN_AT_CAP to believe in one.
+# Intervals within 3 % of the power ceiling count as at it; it takes twice MIN_AT_CAP to believe in one that
+# the device did not tell. PLATEAU: what `capped` leaves of the ceiling there.
 AT_CAP = 0.97
 MIN_AT_CAP = 4
+PLATEAU = 0.995
 
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """N counter intervals: `joules` above idle, `seconds`, and what the steps inside did, `features` (N, 5).
+    """N counter intervals: `joules` above idle, `seconds`, and what the steps inside did, `features` (N, 10).
 
-    The feature columns are steps, prefill tokens, decode tokens, context tokens read in decode and attention
-    pairs (the order of ENERGY_TERMS and TIME_TERMS); a step that straddles an edge counts in part.
-    `busy_seconds` is the measured length of those steps.
+    The feature columns are steps, prefill tokens, decode tokens (both with `padding`), context tokens read in
+    decode, attention pairs and seconds of tails (the order of ENERGY_TERMS); then, for time, prefill and
+    decode tokens without padding and the last two of TIME_TERMS. A step that straddles an edge counts in
+    part. `busy_seconds` is the measured length of those steps.
     """
 
     joules: F64
     seconds: F64
     busy_seconds: F64
     features: F64
+    padding: Padding = NO_PADDING
 
     def __len__(self) -> int:
         return len(self.joules)
 
+    @property
+    def drawing_seconds(self) -> F64:
+        """Time over which a power ceiling acts, (N,): busy, and the tails.
+
+        A prompt of 20 ms draws more than the ceiling unpunished where the device rests after it.
+        """
+        return self.busy_seconds + self.features[:, TAIL_COLUMN]
+
     def where(self, mask: F64 | I64) -> Intervals:
-        return Intervals(self.joules[mask], self.seconds[mask], self.busy_seconds[mask], self.features[mask])
+        return Intervals(
+            self.joules[mask],
+            self.seconds[mask],
+            self.busy_seconds[mask],
+            self.features[mask],
+            self.padding,
+        )
 
 
 def intervals_of(
-    steps: StepBatch, edges_ns: I64, joules: F64, *, previous_end_ns: int | None = None
+    steps: StepBatch,
+    edges_ns: I64,
+    joules: F64,
+    *,
+    previous_end_ns: int | None = None,
+    padding: Padding = NO_PADDING,
 ) -> Intervals:
-    """Cut steps at the edges, shape (N+1,), of counter intervals with `joules` above idle, shape (N,)."""
+    """Cut steps at the edges, shape (N+1,), of counter intervals with `joules` above idle, shape (N,).
+
+    `previous_end_ns` is the end of the step before these; its tail may reach into the first interval.
+    """
     starts = busy_starts(steps, previous_end_ns)
-    work = step_work(steps)
+    work = step_work(steps, padding)
     columns = (
         np.ones(len(steps)),
-        work.prefill_tokens,
-        work.decode_tokens,
+        work.prefill_tokens + work.prefill_padding,
+        work.decode_tokens + work.decode_padding,
         work.decode_context_tokens,
         work.attention_pairs,
+        work.prefill_tokens,
+        work.decode_tokens,
+        work.large_prompt_tokens,
+        work.first_context_tokens,
         (steps.end_ns - starts) * 1e-9,
     )
     row, column, part = overlaps(starts, steps.end_ns, edges_ns)
     sums = [sum_by(column, values[row] * part, len(joules)) for values in columns]
+    tails = _tail_seconds(steps, starts, edges_ns, previous_end_ns)
     return Intervals(
         joules=np.asarray(joules, dtype=np.float64),
         seconds=np.diff(edges_ns) * 1e-9,
-        busy_seconds=sums[TERMS],
-        features=np.stack(sums[:TERMS], axis=1),
+        busy_seconds=sums[-1],
+        features=np.stack([*sums[:5], tails, *sums[5:-1]], axis=1),
+        padding=padding,
     )
 
 
+def _tail_seconds(steps: StepBatch, starts: I64, edges_ns: I64, previous_end_ns: int | None) -> F64:
+    """Seconds of each interval, (N,), that are tails of steps."""
+    begins, ends = steps.end_ns, tail_ends(starts, steps.end_ns, int(edges_ns[-1]))
+    if previous_end_ns is not None and len(starts):
+        first = min(previous_end_ns + round(TAIL_SECONDS * 1e9), int(starts[0]))
+        begins = np.append(previous_end_ns, begins)
+        ends = np.append(max(first, previous_end_ns), ends)
+    inside = (ends > begins) & (ends > edges_ns[0]) & (begins < edges_ns[-1])
+    begins, ends = begins[inside], ends[inside]
+    row, column, part = overlaps(begins, ends, edges_ns)
+    return sum_by(column, ((ends - begins) * 1e-9)[row] * part, len(edges_ns) - 1)
+
+
 def fit_model(
-    data: Intervals, *, prior: StepEnergyModel | None = None, prior_weight: float = 1.0, fitted_on: str = ""
+    data: Intervals,
+    *,
+    prior: StepEnergyModel | None = None,
+    prior_weight: float = 1.0,
+    power_limit_watts: float | None = None,
+    fitted_on: str = "",
 ) -> StepEnergyModel:
     """The step model that explains the intervals best, every coefficient non-negative.
 
     With a `prior` each coefficient is held to it as by one measurement that is right to 50 % / prior_weight:
-    what the traffic cannot tell apart stays where it was. Where the power stays at a ceiling while the work
-    would ask for more, that ceiling becomes `power_cap_watts` and intervals at it teach nothing else. Raises
-    ValueError for fewer than 8 intervals.
+    what the traffic cannot tell apart stays where it was. `power_limit_watts` (above idle) is the ceiling
+    that the device tells; where the power stays at a lower one while the work would ask for more, that one
+    becomes `power_cap_watts`. Intervals at the ceiling teach nothing else. Raises ValueError for fewer than 8
+    intervals.
     """
     if len(data) < 8:
         raise ValueError(f"fit: {len(data)} intervals are too few to fit a step model")
     noise = np.hypot(EDGE_JOULES, RELATIVE_NOISE * np.abs(data.joules))
     known = _coefficients(prior, ENERGY_TERMS)
     power = data.joules / np.maximum(data.busy_seconds, 1e-9)
-    cap = _ceiling(power, data.busy_seconds > 0.97 * data.seconds)
-    energy, covariance = _robust(data.features, data.joules, noise, known, prior_weight)
-    if cap is not None:
-        below = np.flatnonzero(power < AT_CAP * cap)
-        capped: tuple[F64, F64] | None = None
-        if len(below) >= 8:
-            part = data.where(below)
-            capped = _robust(part.features, part.joules, noise[below], known, prior_weight)
-        limit = cap * data.busy_seconds
-        if capped is None or _misfit(data.joules, np.minimum(data.features @ capped[0], limit), noise) >= (
-            _misfit(data.joules, data.features @ energy, noise)
-        ):
-            cap = None if prior is None else prior.power_cap_watts
-        else:
-            energy, covariance = capped
-    elif prior is not None:
+    cap = power_limit_watts
+    if cap is None and prior is not None:
         cap = prior.power_cap_watts
+    energy, covariance, misfit = _below(data, noise, cap, known, prior_weight)
+    seen = _ceiling(power, data.busy_seconds > 0.97 * data.seconds)
+    if seen is not None and (cap is None or seen / PLATEAU < AT_CAP * cap):
+        other = _below(data, noise, seen / PLATEAU, known, prior_weight)
+        if other[2] < misfit:
+            cap, (energy, covariance, misfit) = seen / PLATEAU, other
     length_noise = np.hypot(STEP_NOISE_SECONDS, RELATIVE_NOISE * data.busy_seconds)
+    times = _coefficients(prior, TIME_TERMS)
+    # At the ceiling the clock is slower, and so is every step: that is not the work's doing.
+    free = np.full(len(data), True) if cap is None else data.joules < AT_CAP * cap * data.drawing_seconds
+    rows = np.flatnonzero(free if np.count_nonzero(free) >= 8 else np.full(len(data), True))
     time, _ = _robust(
-        data.features, data.busy_seconds, length_noise, _coefficients(prior, TIME_TERMS), prior_weight
+        data.features[rows][:, TIME_COLUMNS], data.busy_seconds[rows], length_noise[rows], times, prior_weight
     )
     return StepEnergyModel(
         **dict(zip(ENERGY_TERMS, energy.tolist(), strict=True)),
         **dict(zip(TIME_TERMS, time.tolist(), strict=True)),
+        padding=data.padding,
         power_cap_watts=cap,
         covariance=tuple(tuple(row) for row in covariance.tolist()),
         fitted_on=fitted_on,
     )
+
+
+def _below(
+    data: Intervals, noise: F64, cap: float | None, prior: F64 | None, prior_weight: float
+) -> tuple[F64, F64, float]:
+    """(coefficients, their covariance, misfit of all data) with a ceiling: fitted to what lies below it."""
+    features = data.features[:, ENERGY_COLUMNS]
+    if cap is None:
+        energy, covariance = _robust(features, data.joules, noise, prior, prior_weight)
+        return energy, covariance, _misfit(data.joules, features @ energy, noise)
+    limit = cap * data.drawing_seconds
+    at_cap = data.joules >= AT_CAP * limit
+    below = np.flatnonzero(~at_cap)
+    if len(below) < 8:
+        if prior is None:
+            below = np.arange(len(data))
+        elif len(below) == 0:
+            return (
+                prior,
+                np.zeros((TERMS, TERMS)),
+                _misfit(data.joules, capped(features @ prior, limit), noise),
+            )
+    needed = np.where(at_cap, data.joules, uncapped(np.where(at_cap, 0.0, data.joules), limit))
+    energy, covariance = _robust(features[below], needed[below], noise[below], prior, prior_weight)
+    return energy, covariance, _misfit(data.joules, capped(features @ energy, limit), noise)
 
 
 def _ceiling(watts: F64, busy: npt.NDArray[np.bool_]) -> float | None:
@@ -136,11 +221,16 @@ def _misfit(measured: F64, predicted: F64, noise: F64) -> float:
 
 
 def predict(model: StepEnergyModel, data: Intervals) -> F64:
-    """Modelled joules above idle of each interval, capped at the model's power for the time that was busy."""
+    """Modelled joules above idle of each interval, `capped` by the model's power over `drawing_seconds`.
+
+    Raises ValueError where the intervals were padded by another rule than the model's.
+    """
+    if data.padding != model.padding:
+        raise ValueError("predict: the intervals are padded otherwise than the model")
     energy = np.array([getattr(model, name) for name in ENERGY_TERMS])
-    joules: F64 = data.features @ energy
+    joules: F64 = data.features[:, ENERGY_COLUMNS] @ energy
     if model.power_cap_watts is not None:
-        joules = np.minimum(joules, model.power_cap_watts * data.busy_seconds)
+        joules = capped(joules, model.power_cap_watts * data.drawing_seconds)
     return joules
 
 
@@ -153,15 +243,16 @@ def _robust(
 ) -> tuple[F64, F64]:
     """Huber-weighted non-negative least squares: (coefficients, their covariance)."""
     weight = 1.0 / noise**2
-    held = np.zeros(TERMS)
-    center = np.zeros(TERMS)
+    terms = features.shape[1]
+    held = np.zeros(terms)
+    center = np.zeros(terms)
     if prior is not None:
         known = prior > 0.0
         held[known] = (prior_weight / (0.5 * prior[known])) ** 2
         center = prior
     result = center
     spread = 1.0
-    normal = np.zeros((TERMS, TERMS))
+    normal = np.zeros((terms, terms))
     for _ in range(4):
         normal = (features * weight[:, None]).T @ features + np.diag(held)
         right = features.T @ (weight * target) + held * center
@@ -170,7 +261,7 @@ def _robust(
         spread = max(1.4826 * float(np.median(error)), 1e-6)
         weight = np.minimum(1.0, HUBER * spread / np.maximum(error, 1e-12)) / noise**2
     active = result > 0.0
-    covariance = np.zeros((TERMS, TERMS))
+    covariance = np.zeros((terms, terms))
     if np.any(active):
         inner = normal[np.ix_(active, active)]
         covariance[np.ix_(active, active)] = np.linalg.pinv(inner, hermitian=True) * max(spread, 1.0) ** 2
@@ -208,131 +299,3 @@ def nonnegative(normal: F64, right: F64) -> F64:
             if value < best_value:
                 best, best_value = candidate, value
     return best / scale
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Errors of predictions made before the interval was fitted, relative to the energy above idle.
-
-    `rms` over intervals, weighted by energy; `bias` of their sum; both nan before the first prediction.
-    """
-
-    intervals: int
-    rms: float
-    bias: float
-
-
-class OnlineFit:
-    """Keeps a step model fitted to the traffic of the last minutes.
-
-    Each interval is first predicted with the model as it stands and then learnt from, so the errors are held
-    out. `model.trusted` holds while the last TRUST_INTERVALS predictions of a fitted model were within
-    TRUST_RMS an interval and TRUST_BIAS in sum, and is False before and after. Not thread-safe: one thread
-    owns it. Deterministic. A second of data costs about a millisecond.
-    """
-
-    TRUST_INTERVALS = 20
-    TRUST_RMS = 0.05
-    TRUST_BIAS = 0.02
-    REFIT_INTERVALS = 5
-    KEEP_PER_REGIME = 100
-    KEEP_SECONDS = 900.0
-    FIRST_FIT_INTERVALS = 10
-
-    def __init__(self, prior: StepEnergyModel | None = None) -> None:
-        self._prior = prior
-        self._model = prior
-        #: whether the model was fitted here at least once, rather than given
-        self.fitted = False
-        self._rows: dict[int, deque[tuple[int, float, float, float, F64]]] = {}
-        #: (predicted, measured) joules above idle of the last intervals, predicted before they were learnt
-        self.predictions: deque[tuple[float, float]] = deque(maxlen=4 * self.TRUST_INTERVALS)
-        self._seen = 0
-
-    @property
-    def model(self) -> StepEnergyModel | None:
-        """The model as it stands; None before the first fit where no prior was given."""
-        if self._model is None:
-            return None
-        errors = self.held_out
-        trusted = (
-            self.fitted
-            and errors.intervals >= self.TRUST_INTERVALS
-            and errors.rms <= self.TRUST_RMS
-            and abs(errors.bias) <= self.TRUST_BIAS
-        )
-        residual = errors.rms if errors.intervals >= 5 else self._model.residual_fraction
-        return replace(self._model, trusted=trusted, residual_fraction=residual)
-
-    @property
-    def held_out(self) -> HeldOut:
-        """Errors over the last predictions by a fitted model."""
-        if not self.predictions:
-            return HeldOut(0, math.nan, math.nan)
-        predicted, measured = np.array(self.predictions).T
-        total = max(float(np.sum(measured)), 1e-9)
-        error = predicted - measured
-        rms = math.sqrt(float(np.sum(error**2)) / max(float(np.sum(measured**2)), 1e-9))
-        return HeldOut(len(self.predictions), rms, float(np.sum(error)) / total)
-
-    def add(
-        self,
-        steps: StepBatch,
-        start_ns: int,
-        end_ns: int,
-        joules_above_idle: float,
-        *,
-        previous_end_ns: int | None = None,
-    ) -> None:
-        """One settled interval and the steps that overlap it (parts outside are not counted).
-
-        Intervals of 0.5 to 2 s are best. Do not give intervals whose joules are faulty or whose step records
-        were lost; an interval without steps is ignored.
-        """
-        edges = np.array([start_ns, end_ns], dtype=np.int64)
-        data = intervals_of(steps, edges, np.array([joules_above_idle]), previous_end_ns=previous_end_ns)
-        if data.features[0, 0] <= 0.0 or not math.isfinite(joules_above_idle):
-            return
-        if self._model is not None and self.fitted:
-            self.predictions.append((float(predict(self._model, data)[0]), joules_above_idle))
-        regime = _regime(data)
-        rows = self._rows.setdefault(regime, deque(maxlen=self.KEEP_PER_REGIME))
-        lengths = float(data.seconds[0]), float(data.busy_seconds[0])
-        rows.append((end_ns, joules_above_idle, *lengths, data.features[0]))
-        self._seen += 1
-        if self._seen >= self.FIRST_FIT_INTERVALS and self._seen % self.REFIT_INTERVALS == 0:
-            self._refit(end_ns - round(self.KEEP_SECONDS * 1e9))
-
-    def _refit(self, oldest_ns: int) -> None:
-        for rows in self._rows.values():
-            while rows and rows[0][0] < oldest_ns:
-                rows.popleft()
-        kept = [row[1:] for rows in self._rows.values() for row in rows]
-        data = Intervals(
-            np.array([row[0] for row in kept]),
-            np.array([row[1] for row in kept]),
-            np.array([row[2] for row in kept]),
-            np.stack([row[3] for row in kept]),
-        )
-        fitted = fit_model(
-            data,
-            prior=self._model if self.fitted else self._prior,
-            prior_weight=0.3,
-            fitted_on=f"online, {len(data)} intervals",
-        )
-        self._model = fitted
-        self.fitted = True
-
-
-def _regime(data: Intervals) -> int:
-    """Where an interval lies, so that rare traffic is not forgotten under much of one kind.
-
-    Two halves each by how busy the device was, by prefill tokens a busy second, by decode tokens a step.
-    """
-    steps, prefill, decode = (float(value) for value in data.features[0, :3])
-    busy = float(data.busy_seconds[0])
-    return (
-        int(busy > 0.7 * float(data.seconds[0]))
-        + 2 * int(prefill > 10_000.0 * max(busy, 1e-9))
-        + 4 * min(int(math.log2(max(decode / steps, 1.0)) / 2), 4)
-    )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from wattmeter.attribution import entry_joules
+from wattmeter.busytime import TAIL_SECONDS, busy_starts, tail_seconds
 from wattmeter.replay import EngineLimits, jobs_of, limits_of
 from wattmeter.shapley import group_joules
 from wattmeter.stepmodel import F64, StepEnergyModel, sum_by
@@ -38,7 +39,9 @@ def group_factors(
     value = group_joules(jobs, [numbers[name] for name in jobs.names], model, limits or limits_of(steps))
     seconds = float(steps.end_ns[-1] - steps.launch_ns[0]) * 1e-9
     concurrency = len(steps.step) * model.fixed_seconds / max(seconds, 1e-9)
-    prefill, decode = entry_joules(steps, model, groups=groups, concurrency=concurrency)
+    last_ns = int(steps.end_ns[-1]) + round(TAIL_SECONDS * 1e9)
+    tails = tail_seconds(steps, busy_starts(steps), last_ns)
+    prefill, decode = entry_joules(steps, model, groups=groups, concurrency=concurrency, tails=tails)
     entry, count = prefill + decode, len(steps)
     of_entry = np.asarray(groups, dtype=np.int64)[steps.request]
     part = sum_by(steps.step.astype(np.int64) * number + of_entry, entry, count * number)

@@ -6,6 +6,7 @@ step a request and step, prompts in chunks within the token budget, the next ste
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 from collections import deque
@@ -15,7 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wattmeter.stepmodel import F64, StepEnergyModel, Work
+from wattmeter.busytime import TAIL_SECONDS
+from wattmeter.stepmodel import (
+    CONTEXT_KNEE_TOKENS,
+    F64,
+    PROMPT_KNEE_TOKENS,
+    StepEnergyModel,
+    Work,
+    capped,
+    work_of,
+)
 from wattmeter.steps import I64, StepBatch
 
 BoolMask = npt.NDArray[np.bool_]
@@ -78,7 +88,10 @@ class Jobs:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What the device did for a set of jobs: blocks of steps with their summed work; columns are (B,)."""
+    """What the device did for a set of jobs: blocks of steps with their summed work; columns are (B,).
+
+    Work is what was computed, the model's padding included.
+    """
 
     start_seconds: F64
     end_seconds: F64
@@ -89,14 +102,23 @@ class Replay:
     def busy_seconds(self) -> float:
         return float(np.sum(self.end_seconds - self.start_seconds))
 
+    @property
+    def tail_seconds(self) -> F64:
+        """Seconds of the tail of each block's last step."""
+        gaps = np.append(self.start_seconds[1:] - self.end_seconds[:-1], TAIL_SECONDS)[: len(self.steps)]
+        tails: F64 = np.clip(gaps, 0.0, TAIL_SECONDS)
+        return tails
+
     def block_joules(self, model: StepEnergyModel) -> F64:
-        """Joules above idle of each block, without the power cap."""
+        """Joules above idle of each block and its tail, without the power cap."""
         prefill, decode = model.own_joules(self.work)
-        joules: F64 = model.fixed_joules * self.steps + prefill + decode
+        joules: F64 = (
+            model.fixed_joules * self.steps + prefill + decode + model.tail_watts * self.tail_seconds
+        )
         return joules
 
     def joules(self, model: StepEnergyModel) -> float:
-        """Joules above idle of all, no second of it above the model's power cap."""
+        """Joules above idle of all, each second `capped` by what the model's power cap allows."""
         joules = self.block_joules(model)
         if model.power_cap_watts is None or len(joules) == 0:
             return float(np.sum(joules))
@@ -106,10 +128,11 @@ class Replay:
         times = np.stack([self.start_seconds, self.end_seconds], axis=1).ravel()
         zeros = np.zeros(len(joules))
         energy = np.cumsum(np.stack([zeros, joules], axis=1).ravel())
-        busy = np.cumsum(np.stack([zeros, self.end_seconds - self.start_seconds], axis=1).ravel())
+        drawing = self.end_seconds - self.start_seconds + self.tail_seconds
+        busy = np.cumsum(np.stack([zeros, drawing], axis=1).ravel())
         needed = np.diff(np.interp(seconds, times, energy))
         allowed = model.power_cap_watts * np.diff(np.interp(seconds, times, busy))
-        return float(np.sum(np.minimum(needed, allowed)))
+        return float(np.sum(capped(needed, allowed)))
 
 
 def jobs_of(steps: StepBatch, arrivals: Mapping[str, float] | None = None) -> Jobs:
@@ -183,8 +206,15 @@ def replay(jobs: Jobs, model: StepEnergyModel, limits: EngineLimits | None = Non
         else:
             batching.decode_steps()
         batching.retire()
-    table = np.array(batching.blocks, dtype=np.float64).reshape(-1, 7)
-    work = Work(table[:, 3], table[:, 4], table[:, 5], table[:, 6])
+    table = np.array(batching.blocks, dtype=np.float64).reshape(-1, 8)
+    prompt = table[:, 3] > 0
+    # The knees and the padding are a step's. Of a block of several only the sums are kept: its padding was
+    # added up as it ran, and no time is asked of its work.
+    work = dataclasses.replace(
+        work_of(table[:, 3], table[:, 4], table[:, 5], table[:, 6]),
+        prefill_padding=np.where(prompt, table[:, 7], 0.0),
+        decode_padding=np.where(prompt, 0.0, table[:, 7]),
+    )
     return Replay(table[:, 0], table[:, 1], table[:, 2], work)
 
 
@@ -200,7 +230,7 @@ class _Batching:
         self.steps_left = jobs.decode_steps.tolist()
         self.speed = (jobs.decode_tokens / np.maximum(jobs.decode_steps, 1)).tolist()
         self.done = [0] * len(self.arrival)  # prompt tokens computed
-        self.blocks: list[tuple[float, float, float, float, float, float, float]] = []
+        self.blocks: list[tuple[float, ...]] = []
         self.waiting: deque[int] = deque()
         self.filling: deque[int] = deque()  # admitted, prompt not yet computed to its end
         self.ends: list[tuple[int, int]] = []  # (number of the step after which a job has decoded all, job)
@@ -229,8 +259,17 @@ class _Batching:
         model = self.model
         tokens, held = self.tokens_a_step, self.held
         steps = self.ends[0][0] - self.number
-        first = model.fixed_seconds + model.decode_token_seconds * tokens + model.context_token_seconds * held
-        growth = model.context_token_seconds * tokens
+        padding = model.padding.padded_one(tokens) - tokens
+        a_token = model.context_token_seconds
+        if held < CONTEXT_KNEE_TOKENS:
+            # The stretch ends where the context passes its knee: beyond it another line holds.
+            a_token += model.first_context_token_seconds
+            steps = min(steps, 1 + int((CONTEXT_KNEE_TOKENS - held) / max(tokens, 1e-9)))
+            over = 0.0
+        else:
+            over = model.first_context_token_seconds * CONTEXT_KNEE_TOKENS
+        first = model.fixed_seconds + model.decode_token_seconds * tokens + a_token * held + over
+        growth = a_token * tokens
         if self.arrived < len(self.arrival):
             gap = self.arrival[self.arrived] - self.now
             reach = 0 if gap <= 0 else _steps_within(gap, first, growth) + 1
@@ -238,7 +277,9 @@ class _Batching:
         triangle = steps * (steps - 1) / 2
         length = steps * first + growth * triangle
         read = steps * held + tokens * triangle
-        self.blocks.append((self.now, self.now + length, steps, 0.0, steps * tokens, read, 0.0))
+        self.blocks.append(
+            (self.now, self.now + length, steps, 0.0, steps * tokens, read, 0.0, steps * padding)
+        )
         self.held += steps * tokens
         self.now += length
         self.previous = self.now - first - growth * (steps - 1)
@@ -266,15 +307,19 @@ class _Batching:
             if self.done[job] < self.prefill[job]:
                 break
             finished.append(job)
+        total = new_tokens + self.tokens_a_step
+        padding = model.padding.padded_one(total) - total
         length = (
             model.fixed_seconds
             + model.prefill_token_seconds * new_tokens
+            + model.large_prompt_token_seconds * max(new_tokens - PROMPT_KNEE_TOKENS, 0.0)
             + model.attention_pair_seconds * pairs
             + model.decode_token_seconds * self.tokens_a_step
             + model.context_token_seconds * self.held
+            + model.first_context_token_seconds * min(self.held, CONTEXT_KNEE_TOKENS)
         )
         self.blocks.append(
-            (self.now, self.now + length, 1.0, new_tokens, self.tokens_a_step, self.held, pairs)
+            (self.now, self.now + length, 1.0, new_tokens, self.tokens_a_step, self.held, pairs, padding)
         )
         self.held += self.tokens_a_step
         self.previous = self.now

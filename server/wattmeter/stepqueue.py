@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from wattmeter.attribution import busy_starts
+from wattmeter.busytime import busy_starts
 from wattmeter.recording import between, concatenate, rows
 from wattmeter.steps import StepBatch
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from wattmeter.padding import VLLM_PADDING
 from wattmeter.replay import EngineLimits, Jobs
 from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.steps import StepBatch
@@ -20,6 +23,15 @@ MODEL = StepEnergyModel(
     attention_pair_seconds=1e-9,
     residual_fraction=0.02,
     trusted=True,
+)
+
+# The same with all that a step may cost besides.
+FULL_MODEL = replace(
+    MODEL,
+    large_prompt_token_seconds=8e-6,
+    first_context_token_seconds=1e-8,
+    tail_watts=36.0,
+    padding=VLLM_PADDING,
 )
 
 
@@ -89,6 +101,10 @@ def run(work: Jobs, model: StepEnergyModel, limits: EngineLimits) -> StepBatch:
                 + model.decode_token_seconds * decode
                 + model.context_token_seconds * (context if decode else 0)
             )
+        prompt = sum(row[2] for row in here)
+        context_read = sum(row[4] for row in here if row[3])
+        seconds += model.large_prompt_token_seconds * max(prompt - 64, 0)
+        seconds += model.first_context_token_seconds * min(context_read, 10_000)
         entries.extend(here)
         step_rows.append((seen, now + seconds))
         previous, now = now, now + seconds

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_file
-from step_records import MODEL, jobs, random_jobs, run
+from step_records import FULL_MODEL, MODEL, jobs, random_jobs, run
 from wattmeter.attribution import attribute, entry_joules, stall_share
+from wattmeter.busytime import busy_starts, tail_seconds
 from wattmeter.groupshares import group_factors
 from wattmeter.recording import between, read_lines
 from wattmeter.replay import EngineLimits, jobs_of, replay
@@ -115,13 +116,19 @@ def test_bad_intervals_are_refused(edges, joules, said):
         attribute(steps, np.array(edges, dtype=np.int64), np.array(joules), MODEL)
 
 
-def test_entries_of_a_step_sum_to_the_models_step():
-    steps = run(random_jobs(11, 50, 30.0), MODEL, LIMITS)
+@pytest.mark.parametrize("model", [MODEL, FULL_MODEL])
+def test_entries_of_a_step_sum_to_the_models_step(model):
+    steps = run(random_jobs(11, 50, 30.0), model, LIMITS)
+    tails = tail_seconds(steps, busy_starts(steps), int(steps.end_ns[-1]) + 10**9)
+    assert tails[-1] == pytest.approx(0.1)
+    whole = model.step_joules(step_work(steps, model.padding)) + model.tail_watts * tails
     for groups in (None, np.arange(50, dtype=np.int32) % 3):
         for concurrency in (0.0, 1.0, 30.0):
-            prefill, decode = entry_joules(steps, MODEL, groups=groups, concurrency=concurrency)
-            by_step = np.bincount(steps.step, weights=prefill + decode)
-            assert by_step == pytest.approx(MODEL.step_joules(step_work(steps)))
+            options = {"groups": groups, "concurrency": concurrency, "tails": tails}
+            prefill, decode = entry_joules(steps, model, **options)
+            assert (prefill >= 0.0).all()
+            assert (decode >= 0.0).all()
+            assert np.bincount(steps.step, weights=prefill + decode) == pytest.approx(whole)
 
 
 def test_own_joules_is_the_least_an_entry_pays_beyond_the_busy_power():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from step_records import MODEL, jobs, random_jobs, run
+from step_records import FULL_MODEL, MODEL, jobs, random_jobs, run
+from wattmeter.busytime import busy_starts, tail_seconds
 from wattmeter.replay import EngineLimits, limits_of, replay
 from wattmeter.shapley import coalitions, group_joules, sampled_shapley_values, shapley_values
 from wattmeter.stepmodel import StepEnergyModel, step_work
@@ -20,19 +21,22 @@ from wattmeter.stepmodel import StepEnergyModel, step_work
     max_step_tokens=st.sampled_from([256, 2048, 8192]),
     max_running=st.sampled_from([3, 1024]),
     lookahead=st.sampled_from([0, 1]),
+    model=st.sampled_from([MODEL, FULL_MODEL]),
 )
-def test_replay_does_what_the_step_by_step_scheduler_does(seed, count, rate, **limits_given):
+def test_replay_does_what_the_step_by_step_scheduler_does(seed, count, rate, model, **limits_given):
     limits = EngineLimits(**limits_given)
     work = random_jobs(seed, count, rate)
-    steps = run(work, MODEL, limits)
-    fast = replay(work, MODEL, limits)
-    total = step_work(steps)
+    steps = run(work, model, limits)
+    fast = replay(work, model, limits)
+    total = step_work(steps, model.padding)
     assert fast.steps.sum() == len(steps)
     assert fast.work.prefill_tokens.sum() == total.prefill_tokens.sum()
     assert fast.work.decode_context_tokens.sum() == pytest.approx(total.decode_context_tokens.sum())
     assert fast.work.attention_pairs.sum() == pytest.approx(total.attention_pairs.sum())
     assert fast.end_seconds[-1] == pytest.approx(steps.end_ns[-1] * 1e-9, abs=1e-6)
-    assert fast.joules(MODEL) == pytest.approx(MODEL.step_joules(total).sum())
+    tails = tail_seconds(steps, busy_starts(steps), int(steps.end_ns[-1]) + 10**9)
+    joules = model.step_joules(total).sum() + model.tail_watts * tails.sum()
+    assert fast.joules(model) == pytest.approx(joules, rel=1e-5)
 
 
 def test_power_ceiling_takes_effect_over_seconds():
@@ -41,7 +45,7 @@ def test_power_ceiling_takes_effect_over_seconds():
     work = random_jobs(2, 200, 40.0)
     free = replay(work, MODEL)
     capped = free.joules(replace(MODEL, power_cap_watts=400.0))
-    assert capped <= 400.0 * free.busy_seconds + 1e-6
+    assert capped <= 400.0 * (free.busy_seconds + free.tail_seconds.sum()) + 1e-6
     assert capped < free.joules(MODEL)
     assert free.joules(replace(MODEL, power_cap_watts=1e6)) == pytest.approx(free.joules(MODEL))
 

@@ -7,12 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from wattmeter import meters
 from wattmeter.account import Account
 from wattmeter.meter import Device, DeviceState, Meter, Reading
 from wattmeter.meters import MeterUnavailableError
+from wattmeter.padding import NO_PADDING, TILE_TOKENS, Padding
+from wattmeter.priormodel import PRIOR_MODEL
 from wattmeter.recording import RecordingWriter
 from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.steps import StepBatch
@@ -119,14 +122,22 @@ class Metering:
     SocketInUseError, or ValueError for a recording folder or a step model that cannot be used.
     """
 
-    def __init__(self, settings: Settings, *, model_name: str, gpus: Sequence[str], step_socket: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        model_name: str,
+        gpus: Sequence[str],
+        step_socket: str,
+        padding: Padding = NO_PADDING,
+    ) -> None:
         meter = open_meter(settings, gpus=gpus)
         self._step_meter = meter if isinstance(meter, StepModelMeter) else None
         self.writer: RecordingWriter | None = None
         if settings.record is not None:
-            self.writer = RecordingWriter(settings.record, _recording_meta(model_name, meter))
+            self.writer = RecordingWriter(settings.record, _recording_meta(model_name, meter, padding))
             meter = _RecordedMeter(meter, self.writer)
-        step_model = None
+        step_model = replace(PRIOR_MODEL, padding=padding)
         if settings.step_model is not None:
             step_model = StepEnergyModel.from_json(settings.step_model.read_text())
         self.meter = meter
@@ -175,11 +186,22 @@ def engine_version() -> str:
     return "vllm unknown"
 
 
-def _recording_meta(model_name: str, meter: Meter) -> dict[str, Any]:
+def engine_padding(config: Any) -> Padding:
+    """What an engine of this `VllmConfig` computes beyond the tokens asked for: NO_PADDING but on a GPU."""
+    if getattr(getattr(config, "device_config", None), "device_type", None) != "cuda":
+        return NO_PADDING
+    compilation = getattr(config, "compilation_config", None)
+    captured = str(getattr(compilation, "cudagraph_mode", "")).rpartition(".")[2].upper() != "NONE"
+    sizes = getattr(compilation, "cudagraph_capture_sizes", None) if captured else None
+    return Padding(tuple(sorted({int(size) for size in sizes or () if size > 0})), TILE_TOKENS)
+
+
+def _recording_meta(model_name: str, meter: Meter, padding: Padding) -> dict[str, Any]:
     return {
         "engine": engine_version(),
         "model": model_name,
         "source": meter.source,
+        "padding": asdict(padding),
         "devices": [{"id": device.id, "name": device.name} for device in meter.devices],
         "started_unix": time.time(),
         "unix_minus_monotonic_seconds": time.time() - time.monotonic(),

@@ -100,7 +100,7 @@ class EnergyMiddleware:
 
         from wattserve.energy_routes import EnergyRoutes, add_energy_routes
         from wattserve.metrics import AccountCollector
-        from wattserve.vllm.metering import Metering, engine_gpus, engine_version
+        from wattserve.vllm.metering import Metering, engine_gpus, engine_padding, engine_version
 
         settings = Settings.from_environment(os.environ)
         self._group_header = settings.group_header.encode()
@@ -115,6 +115,7 @@ class EnergyMiddleware:
                 parallel.world_size, os.environ, getattr(parallel, "assigned_physical_gpu_ids", None)
             ),
             step_socket=_step_socket(),
+            padding=engine_padding(config),
         )
         metering.start()
         self._metering = metering
