@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT / "benchmarks" / "h200"), str(ROOT / "benchmarks" / "at
 
 analyse = importlib.import_module("analyse")
 evaluate = importlib.import_module("evaluate")
+steady_mix = importlib.import_module("steady_mix")
 
 OURS = "ours, tenants as players, coalitions replayed"
 BEST_OF_THE_OTHERS = 0.20  # the least bad of the other rules errs by 20.4 % for its worst tenant
@@ -72,6 +73,25 @@ def test_the_document_says_what_the_data_give(name: str, experiments: dict[str, 
     errors = errors_of(experiments[name].data, fitted_without(experiments, name))
     for rule, found in errors.items():
         assert documented(f"### {name}", rule) == pytest.approx(100 * found, abs=0.11), rule
+
+
+@pytest.mark.parametrize("name", ["coalitions-low", "coalitions-high"])
+def test_a_servers_books_are_within_five_per_cent_while_the_mix_changes(
+    name: str, experiments: dict[str, Any]
+) -> None:
+    data = experiments[name].data
+    value, _ = evaluate.measured_shapley(data, analyse.TENANTS)
+    books = steady_mix.Books(data, fitted_without(experiments, name))
+    books.run(data.windows[0].start_seconds - 5.0, data.windows[-1].end_seconds + 5.0)
+    joint = [w for w in data.windows if len(w.tenants) == len(analyse.TENANTS)]
+    assert len(joint) == 2
+    for window in joint:
+        cells = books.errors(window, value)
+        errors = [float(cell.removesuffix(" %")) for cell in cells]
+        assert max(map(abs, errors)) < 5.0
+        said = documented("(one step model throughout", window.name)
+        assert said == pytest.approx(errors, abs=0.11)
+    assert books.longest_wait_seconds < 15.0
 
 
 def test_copies_of_long_prompts_are_predicted_and_those_of_many_short_ones_are_not(
