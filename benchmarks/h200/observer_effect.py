@@ -1,206 +1,297 @@
 """What metering changes: throughput, time per output token and energy, metered against plain vLLM.
 
     python benchmarks/h200/observer_effect.py --metered URL --plain URL --out DIR
-        [--metered-pid PID --plain-pid PID] [--blocks 5] [--reader nvml|none]
-        [any wattload run flag]
+        [--metered-pid PID --plain-pid PID] [--blocks 20] [--until-seconds S] [--resume] [--reader nvml|none]
 
-Both servers (serve.sh) share one GPU. In each block each of them gets the same two windows: open-loop
-`conv` traffic at a fixed rate, and a burst of requests at once, whose time to drain is the throughput.
-The order of the two servers alternates from block to block. While one works the other is stopped (SIGSTOP
-to its process group), so that the metered server's sampler does not run during the plain one's windows.
-Joules come from a reader outside both, the same in all windows. Writes DIR/observer_effect.json; every
-figure is a paired difference, metered over plain, with a 95 % interval over the blocks.
+Both servers (serve.sh) share one GPU. In each block each of them gets the same two windows, request for
+request: `open`, one shape at a constant rate, for TPOT and for the energy of its steady middle; and `burst`,
+many requests at once, whose time to drain is the throughput, with its energy per output token. The order of
+the two servers alternates from block to block. While one works the other is stopped (SIGSTOP to its process
+group), so that the metered server's sampler does not run during the plain one's windows. Joules come from a
+reader outside both, the same in all windows.
+
+Writes DIR/observer_effect.json after every block, with TTFT and TPOT of every request; every figure is a
+paired difference, metered over plain, with a 95 % interval over the blocks (paired.py). About 40 s a block.
+No block is begun that would probably not end by --until-seconds; --resume goes on with the next block in the
+same DIR, with the same servers or others.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
-import math
 import os
+import random
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-from scipy import stats
+import traffic
+from paired import blocks_of, compared, line
+from streaming import StreamError, at_once, constant, figures, play
+from wattmeter.account import Account
+from wattmeter.meter import Meter
 from wattmeter.meters import open_meter
 
 ARMS = ("metered", "plain")
+SCHEMA = "wattload.observer_effect/2"
+SETTLE_SECONDS = 0.3
+COVERED_SECONDS = 2.0
 
 
 class Reader:
-    """Reads the energy counters of all GPUs every 100 ms in a thread: UNIX seconds and joules."""
+    """The energy of the GPUs over any span, from `meter`; None: no energy. Read at most 10 times a second,
+    just after the counter's updates."""
 
-    def __init__(self, kind: str) -> None:
-        self._meter = None if kind == "none" else open_meter(kind)
-        self._rows: list[tuple[float, float]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    def __init__(self, meter: Meter | None) -> None:
+        self._account: Account | None = None
+        if meter is not None:
+            self._account = Account(meter, model="", measure_idle=False, fit_online=False)
+            self._account.start()
 
-    def _run(self) -> None:
-        while self._meter is not None and not self._stop.wait(0.1):
-            readings = [self._meter.read_energy(device.id) for device in self._meter.devices]
-            if all(reading.energy_joules is not None for reading in readings):
-                joules = sum(reading.energy_joules or 0.0 for reading in readings)
-                self._rows.append((readings[-1].unix_seconds, joules))
-
-    def joules(self, start: float, end: float) -> float | None:
-        """Energy of [start, end] by interpolation; None where nothing was read around it."""
-        rows = np.array(self._rows)
-        if len(rows) < 2 or rows[0, 0] > start or rows[-1, 0] < end:
-            return None
-        return float(np.diff(np.interp([start, end], rows[:, 0], rows[:, 1]))[0])
+    def joules(self, start_unix: float, end_unix: float) -> dict[str, Any]:
+        """`joules` of the span and one standard deviation of its ends; None with the reason in `flags`."""
+        if self._account is None:
+            return {"joules": None, "joules_deviation": None, "flags": ["not read"]}
+        deadline = time.time() + COVERED_SECONDS
+        while True:
+            answer = self._account.window_energy(start_unix, end_unix)
+            flags = sorted({flag.value for device in answer.devices for flag in device.flags})
+            if not flags or time.time() > deadline:
+                break
+            time.sleep(0.05)
+        known = not flags and answer.total_joules is not None
+        return {
+            "joules": answer.total_joules if known else None,
+            "joules_deviation": answer.uncertainty_joules if known else None,
+            "flags": flags,
+        }
 
     def close(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5)
+        if self._account is not None:
+            self._account.stop()
 
 
-@contextlib.contextmanager
-def alone(pid_of_other: int | None) -> Iterator[None]:
-    """The other server is stopped meanwhile."""
-    if pid_of_other is None:
-        yield
-        return
-    os.killpg(os.getpgid(pid_of_other), signal.SIGSTOP)
-    try:
-        time.sleep(0.5)
-        yield
-    finally:
-        os.killpg(os.getpgid(pid_of_other), signal.SIGCONT)
-        time.sleep(1.0)
+class Turns:
+    """Lets one server's process group run while the other is stopped; without pids both run on."""
+
+    def __init__(self, pids: dict[str, int | None]) -> None:
+        self._groups = {arm: os.getpgid(pid) for arm, pid in pids.items() if pid is not None}
+
+    def to(self, arm: str) -> None:
+        for name, group in self._groups.items():
+            if name != arm:
+                os.killpg(group, signal.SIGSTOP)
+        if arm in self._groups:
+            os.killpg(self._groups[arm], signal.SIGCONT)
+
+    def release(self) -> None:
+        for group in self._groups.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGCONT)
 
 
-def load(url: str, out: Path, *flags: str) -> dict[str, Any]:
-    """One `wattload run`; the columns of its requests that completed. Raises CalledProcessError with its
-    output where the run itself fails, RuntimeError where a request did."""
-    # The interpreter of this script, so that it works from an unpacked folder without console scripts.
-    command = [sys.executable, "-c", "from wattload.cli import main; main()", "run", url]
-    command += ["--energy", "none", "--out", str(out), "--progress", "none", "--no-report", *flags]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    table = out / "requests.parquet"
-    if not table.exists():
-        raise RuntimeError(f"wattload run ended with {ended.returncode}: {ended.stderr[-800:]}")
-    columns = pq.read_table(table).to_pydict()
-    failed = [outcome for outcome in columns["outcome"] if outcome != "completed"]
-    if failed:
-        raise RuntimeError(f"{url}: {len(failed)} of {len(columns['outcome'])} requests failed: {failed[0]}")
-    return columns
-
-
-def figures(columns: dict[str, Any]) -> dict[str, float]:
-    sent = np.array(columns["sent_unix"])
-    first, last = np.array(columns["first_token_unix"]), np.array(columns["last_token_unix"])
-    tokens = np.array(columns["output_tokens"])
-    several = tokens > 1
-    tpot = (last - first)[several] / (tokens[several] - 1)
-    return {
-        "start_unix": float(sent.min()),
-        "end_unix": float(last.max()),
-        "output_tokens_per_second": float(tokens.sum() / (last.max() - sent.min())),
+def window(
+    kind: str,
+    endpoint: traffic.Endpoint,
+    reader: Reader,
+    options: argparse.Namespace,
+    *,
+    seconds: float,
+    seed: str,
+) -> dict[str, Any]:
+    """One window: what came of its requests, and its joules. Raises StreamError where a request fails."""
+    if kind == "open":
+        plan = constant(options.open_shape, rate=options.rate, seconds=seconds)
+    else:
+        plan = at_once(options.burst_shape, requests=options.burst)
+    answers = asyncio.run(play(endpoint, plan, seed))
+    result = figures(answers)
+    if kind == "open":
+        # The steady middle: the first requests have found their company, the last have not lost it yet.
+        span = (answers[0].due_unix + options.lead_seconds, answers[-1].due_unix)
+    else:
+        span = (result["start_unix"], result["end_unix"])
+    energy = reader.joules(*span)
+    tpot, ttft = (np.array(result[name]) * 1e-6 for name in ("tpot_microseconds", "ttft_microseconds"))
+    result |= {
         "tpot_mean_seconds": float(tpot.mean()),
+        "tpot_p50_seconds": float(np.median(tpot)),
         "tpot_p99_seconds": float(np.quantile(tpot, 0.99)),
-        "ttft_p50_seconds": float(np.median(first - sent)),
+        "ttft_p50_seconds": float(np.median(ttft)),
+        "joules_seconds": span[1] - span[0],
+        **energy,
+    }
+    if kind == "burst" and energy["joules"] is not None:
+        result["joules_per_output_token"] = energy["joules"] / result["output_tokens"]
+    return result
+
+
+def turn(
+    arm: str, endpoint: traffic.Endpoint, reader: Reader, options: argparse.Namespace, block: int
+) -> list[dict[str, Any]]:
+    """The windows of one arm in one block, after a few requests that are not counted: a server that was
+    stopped has its sampler, its caches and its clocks to find again."""
+    fresh = f"{random.SystemRandom().randrange(1 << 48):x}"
+    first = at_once((options.open_shape[0], min(48, options.open_shape[1])), requests=8)
+    asyncio.run(play(endpoint, first, fresh))
+    rows = []
+    for kind in ("open", "burst"):
+        time.sleep(SETTLE_SECONDS)
+        # Both arms get the same prompts; no block gets those of another, which might still be cached.
+        seed = f"{block}-{kind}" if block >= 0 else f"{fresh}-{kind}"
+        # The round that is not counted is a short one.
+        seconds = options.seconds if block >= 0 else min(options.seconds, options.lead_seconds + 2.0)
+        row = window(kind, endpoint, reader, options, seconds=seconds, seed=seed)
+        rows.append({"block": block, "arm": arm, "kind": kind, **row})
+        shown = ("output_tokens_per_second", "tpot_p99_seconds", "ttft_p50_seconds", "joules")
+        print(
+            f"  {block:3d} {arm:8s} {kind:6s} " + "  ".join(f"{name} {row[name]}" for name in shown),
+            flush=True,
+        )
+    return rows
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What all blocks of a result must have in common."""
+    names = ("rate", "seconds", "lead_seconds", "open_shape", "burst", "burst_shape", "highest_token")
+    return {name: getattr(options, name) for name in names}
+
+
+def begun(options: argparse.Namespace) -> dict[str, Any]:
+    """The result so far: read with --resume, empty without. Raises SystemExit where that does not fit."""
+    file: Path = options.out / "observer_effect.json"
+    settings = json.loads(json.dumps(settings_of(options)))
+    if not file.exists():
+        return {"schema": SCHEMA, "settings": settings, "sessions": [], "windows": []}
+    if not options.resume:
+        raise SystemExit(f"observer_effect: {file} exists; --resume adds blocks to it")
+    result: dict[str, Any] = json.loads(file.read_text())
+    if result.get("schema") != SCHEMA or result["settings"] != settings:
+        raise SystemExit(f"observer_effect: {file} was made with other settings: {result.get('settings')}")
+    return result
+
+
+def save(result: dict[str, Any], file: Path) -> None:
+    """One line a window; whole or not at all."""
+    parts = []
+    for name, value in result.items():
+        if name == "windows":
+            rows = ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in value)
+            parts.append(f' "windows": [\n  {rows}\n ]')
+        else:
+            parts.append(f" {json.dumps(name)}: {json.dumps(value, indent=1)}")
+    partial = file.with_suffix(".partial")
+    partial.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    partial.replace(file)
+
+
+def session(endpoints: dict[str, traffic.Endpoint], reader_name: str, block: int) -> dict[str, Any]:
+    """Which servers and when; a version is None where a server does not say it."""
+    versions: dict[str, Any] = {}
+    for arm, endpoint in endpoints.items():
+        try:
+            versions[arm] = endpoint.get("/version").get("version")
+        except (OSError, ValueError):
+            versions[arm] = None
+    return {
+        "started_unix": time.time(),
+        "first_block": block,
+        "versions": versions,
+        "models": {arm: endpoint.model for arm, endpoint in endpoints.items()},
+        "reader": reader_name,
     }
 
 
-def window(arm: str, kind: str, options: argparse.Namespace, reader: Reader, block: int) -> dict[str, Any]:
-    """One window of one arm: what came of its requests and the joules of a span of fixed length."""
-    out = options.out / f"{block}-{arm}-{kind}"
-    common = ["--trace", "conv", "--seed", str(100 + block), "--max-length", "drop"]
-    if kind == "open":
-        flags = ["--arrivals", "poisson", "--rate", str(options.rate), "--duration", str(options.seconds)]
-    else:
-        flags = ["--arrivals", "constant", "--rate", "500", "--requests", str(options.burst)]
-    result = figures(load(getattr(options, arm), out, *common, *flags, *options.more))
-    span = options.open_span if kind == "open" else options.burst_span
-    # Long enough for the slower arm's last answer: both arms' spans contain the same work and the idle rest.
-    end = result["start_unix"] + span
-    if result["end_unix"] > end:
-        print(f"  the {kind} window of {span} s was too short for {arm}", flush=True)
-    time.sleep(max(0.0, end + 0.5 - time.time()))
-    result["joules"] = reader.joules(result["start_unix"] - 0.1, end)  # type: ignore[assignment]
-    print(f"  {block} {arm:8s} {kind:6s} " + "  ".join(f"{k} {v}" for k, v in result.items()), flush=True)
-    return {"block": block, "arm": arm, "kind": kind, **result}
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    began = time.monotonic()
+    result = begun(options)
+    file = options.out / "observer_effect.json"
+    turns = Turns({"metered": options.metered_pid, "plain": options.plain_pid})
+    # A call that was killed may have left one of them stopped.
+    turns.release()
+    endpoints = {arm: traffic.Endpoint(getattr(options, arm)) for arm in ARMS}
+    block = max(blocks_of(result["windows"]), default=-1) + 1
+    meter = None if options.reader == "none" else open_meter(options.reader, gpus=options.gpus.split(","))
+    name = "none" if meter is None else ", ".join(f"{device.name} {device.id}" for device in meter.devices)
+    result["sessions"].append(session(endpoints, name, block))
+    reader = Reader(meter)
+    longest = 0.0
+    try:
+        # A round of the same windows for both that is not counted.
+        for number in (-1, *range(block, options.blocks)):
+            start = time.monotonic()
+            if number >= 0 and start - began + longest > options.until_seconds:
+                print(f"until {options.until_seconds:g} s: stopped before block {number}", flush=True)
+                break
+            rows: list[dict[str, Any]] = []
+            for arm in ARMS if number % 2 == 0 else reversed(ARMS):
+                turns.to(arm)
+                rows += turn(arm, endpoints[arm], reader, options, number)
+            longest = max(longest, time.monotonic() - start)
+            if number < 0:
+                continue
+            result["windows"] += rows
+            result["compared"] = compared(result["windows"])
+            save(result, file)
+            print(f"block {number}: {time.monotonic() - start:.1f} s, saved", flush=True)
+    finally:
+        turns.release()
+        reader.close()
+        if meter is not None:
+            meter.close()
+    return result
 
 
-def compared(windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean of ln(metered / plain) over the blocks as a fraction, with its 95 % t interval."""
-    wanted = (
-        ("open", "tpot_p99_seconds"),
-        ("open", "tpot_mean_seconds"),
-        ("open", "joules"),
-        ("burst", "output_tokens_per_second"),
-        ("burst", "tpot_p99_seconds"),
-        ("burst", "joules"),
-    )
-    answers = []
-    for kind, name in wanted:
-        value = {(w["block"], w["arm"]): w[name] for w in windows if w["kind"] == kind}
-        blocks = sorted({block for block, _ in value})
-        pairs = [(value.get((b, "metered")), value.get((b, "plain"))) for b in blocks]
-        ratios = np.array([math.log(m / p) for m, p in pairs if m is not None and p is not None])
-        if len(ratios) < 2:
-            answers.append({"window": kind, "figure": name, "change": None, "reason": "not measured"})
-            continue
-        mean = float(ratios.mean())
-        half = float(stats.t.ppf(0.975, len(ratios) - 1) * ratios.std(ddof=1) / math.sqrt(len(ratios)))
-        answers.append(
-            {
-                "window": kind,
-                "figure": name,
-                "change": math.expm1(mean),
-                "ci95": [math.expm1(mean - half), math.expm1(mean + half)],
-                "blocks": len(ratios),
-            }
-        )
-    return answers
+def shape(text: str) -> tuple[int, int]:
+    prompt, _, output = text.partition("x")
+    return int(prompt), int(output)
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--metered", required=True)
     parser.add_argument("--plain", required=True)
     parser.add_argument("--metered-pid", type=int)
     parser.add_argument("--plain-pid", type=int)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--blocks", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=10.0, help="requests a second of the open windows")
-    parser.add_argument("--seconds", type=float, default=15.0, help="how long requests arrive in them")
+    parser.add_argument("--resume", action="store_true", help="go on with the result in --out")
+    parser.add_argument(
+        "--blocks", type=int, default=20, help="blocks in all, those of earlier calls included"
+    )
+    parser.add_argument(
+        "--until-seconds", type=float, default=1e9, help="end by then, from this call's start"
+    )
+    parser.add_argument("--rate", type=float, default=12.0, help="requests a second of the open windows")
+    parser.add_argument("--seconds", type=float, default=12.0, help="how long requests arrive in them")
+    parser.add_argument(
+        "--lead-seconds", type=float, default=2.0, help="of arrivals before their energy counts"
+    )
+    parser.add_argument("--open-shape", type=shape, default=(512, 128), help="tokens in x out, 512x128")
     parser.add_argument("--burst", type=int, default=256, help="requests of a burst")
-    parser.add_argument("--open-span", type=float, default=27.0, help="seconds of energy of an open window")
-    parser.add_argument("--burst-span", type=float, default=20.0)
+    parser.add_argument("--burst-shape", type=shape, default=(256, 256), help="tokens in x out, 256x256")
     parser.add_argument("--reader", choices=["nvml", "none"], default="nvml")
-    # What is not known here goes to `wattload run`.
-    options, options.more = parser.parse_known_args(arguments)
+    parser.add_argument("--gpus", default="0", help="whose joules: indices or UUIDs, separated by commas")
+    parser.add_argument("--highest-token", type=int, default=traffic.VOCABULARY[1], help="for small models")
+    options = parser.parse_args(arguments)
+    if options.highest_token < traffic.VOCABULARY[1]:
+        traffic.VOCABULARY = (300, options.highest_token)
+    if options.seconds <= options.lead_seconds + 1.0:
+        parser.error("--seconds must be more than --lead-seconds and 1 s")
     options.out.mkdir(parents=True, exist_ok=True)
-    reader = Reader(options.reader)
-    windows: list[dict[str, Any]] = []
-    # Block -1 warms up and is not used.
-    for block in range(-1, options.blocks):
-        for arm in ARMS if block % 2 else reversed(ARMS):
-            other = options.plain_pid if arm == "metered" else options.metered_pid
-            with alone(other):
-                windows += [window(arm, kind, options, reader, block) for kind in ("open", "burst")]
-        used = [w for w in windows if w["block"] >= 0]
-        result = {"schema": "wattload.observer_effect/1", "windows": used, "compared": compared(used)}
-        (options.out / "observer_effect.json").write_text(json.dumps(result, indent=1) + "\n")
-    reader.close()
-    for row in compared([w for w in windows if w["block"] >= 0]):
-        if row["change"] is None:
-            print(f"{row['window']:6s} {row['figure']:26s} {row['reason']}")
-        else:
-            low, high = row["ci95"]
-            print(f"{row['window']:6s} {row['figure']:26s} {row['change']:+.2%}  [{low:+.2%}, {high:+.2%}]")
+    # An ordinary end, so that no server stays stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        result = run(options)
+    except StreamError as error:
+        print(f"observer_effect: {error}; --resume goes on after the last whole block", file=sys.stderr)
+        return 1
+    print("\n".join(line(row) for row in result.get("compared", [])), flush=True)
     return 0
 
 

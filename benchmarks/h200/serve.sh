@@ -19,19 +19,34 @@ if [ -d /tmp/site ]; then export PYTHONPATH=/tmp/site${PYTHONPATH:+:$PYTHONPATH}
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
 # vLLM for offline machines is packed without FlashInfer; its own sampler serves both modes alike.
 export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
+# On hosts that are shared NVLink multicast must stay off. What can use it in vLLM 0.24 to 0.32: NCCL (NVLS), PyTorch's
+# symmetric memory, NVSHMEM, vLLM's own all-reduce on symmetric memory (on by default), its NCCL symmetric memory,
+# and FlashInfer's all-reduce (on by default in 0.32).
+export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1
+export VLLM_ALLREDUCE_USE_SYMM_MEM=0 VLLM_USE_NCCL_SYMM_MEM=0 VLLM_ALLREDUCE_USE_FLASHINFER=0
+parallel=()
+for argument in "$@"; do
+  case $argument in
+  --tensor-parallel-size* | --tensor_parallel_size* | -tp* | --pipeline-parallel-size* | --pipeline_parallel_size* | -pp*)
+    # The custom all-reduce of newer versions can ask for multicast too; the fusion pass uses FlashInfer's
+    # all-reduce wherever that is installed. NCCL alone moves the data then.
+    parallel=(--disable-custom-all-reduce -cc.pass_config.fuse_allreduce_rms=false)
+    ;;
+  esac
+done
 model=${TMPDIR:-/tmp}/model-$shape
 [ -f "$model/config.json" ] || "$python" "$here/../random_model.py" "$shape" "$model"
 common=(--load-format dummy --served-model-name "$shape" --host 127.0.0.1 --port "$port" --disable-uvicorn-access-log)
 case $mode in
 metered)
   command=("$python" -m wattserve.vllm "$model" "${common[@]}" --energy-meter "${METER:-nvml}"
-    --energy-record "$folder/recording" "$@")
+    --energy-record "$folder/recording" "${parallel[@]}" "$@")
   ;;
 plain)
   # The plugin of an installed wattload stays out as well: an empty allow-list.
   export VLLM_PLUGINS=
   read -ra cli <<<"${VLLM_CLI:--m vllm.entrypoints.cli.main}"
-  command=("$python" "${cli[@]}" serve "$model" "${common[@]}" "$@")
+  command=("$python" "${cli[@]}" serve "$model" "${common[@]}" "${parallel[@]}" "$@")
   ;;
 *)
   echo "serve.sh: the first argument is metered or plain, not $mode" >&2

@@ -1,0 +1,133 @@
+"""Differences between two arms that took turns: metered over plain, with 95 % intervals over the blocks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+F64 = npt.NDArray[np.float64]
+
+RESAMPLES = 4000
+RESAMPLES_TOGETHER = 200
+# (window, figure, limit): the limit is what the interval must lie within, on both sides; None: no claim.
+MEANS: tuple[tuple[str, str, float | None], ...] = (
+    ("burst", "output_tokens_per_second", 0.01),
+    ("open", "tpot_p99_seconds", 0.01),
+    ("open", "joules", 0.005),
+    ("burst", "joules_per_output_token", 0.005),
+    ("open", "tpot_mean_seconds", None),
+    ("open", "ttft_p50_seconds", None),
+    ("open", "end_to_end_mean_seconds", None),
+    ("burst", "tpot_p99_seconds", None),
+    ("burst", "ttft_p50_seconds", None),
+    ("burst", "end_to_end_mean_seconds", None),
+)
+POOLED: tuple[tuple[str, float | None], ...] = (("open", 0.01), ("burst", None))
+
+
+def compared(windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All figures of MEANS and POOLED from the windows of complete blocks, in the order of MEANS, with the
+    pooled p99 after the first."""
+    rows = [mean_change(windows, kind, name, limit) for kind, name, limit in MEANS]
+    return [rows[0], *(pooled_p99_change(windows, kind, limit) for kind, limit in POOLED), *rows[1:]]
+
+
+def mean_change(
+    windows: list[dict[str, Any]], kind: str, name: str, limit: float | None = None
+) -> dict[str, Any]:
+    """Mean of ln(metered / plain) over the blocks as a fraction, with its t interval, and the standard
+    deviation of a block, which says how many blocks a narrower interval would take."""
+    pairs = _pairs(windows, kind, name)
+    if not all(metered > 0.0 and plain > 0.0 for metered, plain in pairs):
+        return _not_measured(kind, name, limit, "not above 0 in every window")
+    ratios = np.array([math.log(metered / plain) for metered, plain in pairs])
+    if len(ratios) < 2:
+        return _not_measured(kind, name, limit, "not measured in two blocks")
+    mean, deviation = float(ratios.mean()), float(ratios.std(ddof=1))
+    half = float(stats.t.ppf(0.975, len(ratios) - 1)) * deviation / math.sqrt(len(ratios))
+    row = _row(kind, name, limit, change=mean, low=mean - half, high=mean + half, blocks=len(ratios))
+    return row | {"block_deviation": deviation, "method": "paired t over blocks"}
+
+
+def pooled_p99_change(windows: list[dict[str, Any]], kind: str, limit: float | None = None) -> dict[str, Any]:
+    """The p99 of the TPOT of all requests of all blocks, metered over plain; the interval resamples whole
+    blocks, both arms of a block together."""
+    name = "tpot_p99_pooled"
+    pairs = _pairs(windows, kind, "tpot_microseconds")
+    if len(pairs) < 2:
+        return _not_measured(kind, name, limit, "not measured in two blocks")
+    metered, plain = (np.array([pair[arm] for pair in pairs], np.float64) for arm in (0, 1))
+    if not min(_p99(metered[:, None]).min(), _p99(plain[:, None]).min()) > 0.0:
+        return _not_measured(kind, name, limit, "not above 0 in every window")
+    dice = np.random.default_rng(20261121)
+    logs: list[F64] = []
+    for _ in range(RESAMPLES // RESAMPLES_TOGETHER):
+        chosen = dice.integers(0, len(pairs), (RESAMPLES_TOGETHER, len(pairs)))
+        logs.append(np.log(_p99(metered[chosen]) / _p99(plain[chosen])))
+    low, high = np.quantile(np.concatenate(logs), [0.025, 0.975])
+    change = float(np.log(_p99(metered[None]) / _p99(plain[None]))[0])
+    row = _row(kind, name, limit, change=change, low=float(low), high=float(high), blocks=len(pairs))
+    return row | {"requests": int(metered.size), "method": "paired block bootstrap"}
+
+
+def _p99(blocks: F64) -> F64:
+    """Of (resamples, blocks, requests): the p99 of each resample."""
+    found: F64 = np.quantile(blocks.reshape(len(blocks), -1), 0.99, axis=1)
+    return found
+
+
+def _pairs(windows: list[dict[str, Any]], kind: str, name: str) -> list[tuple[Any, Any]]:
+    value = {(w["block"], w["arm"]): w.get(name) for w in windows if w["kind"] == kind}
+    found = [(value.get((block, "metered")), value.get((block, "plain"))) for block in blocks_of(windows)]
+    return [pair for pair in found if pair[0] is not None and pair[1] is not None]
+
+
+def blocks_of(windows: list[dict[str, Any]]) -> list[int]:
+    return sorted({int(window["block"]) for window in windows})
+
+
+def _row(
+    kind: str, name: str, limit: float | None, *, change: float, low: float, high: float, blocks: int
+) -> dict[str, Any]:
+    """`change`, `low` and `high` are differences of logarithms."""
+    interval = [math.expm1(low), math.expm1(high)]
+    within = None if limit is None else max(abs(interval[0]), abs(interval[1])) <= limit
+    return {
+        "window": kind,
+        "figure": name,
+        "change": math.expm1(change),
+        "ci95": interval,
+        "blocks": blocks,
+        "limit": limit,
+        "within_limit": within,
+    }
+
+
+def _not_measured(kind: str, name: str, limit: float | None, reason: str) -> dict[str, Any]:
+    return {
+        "window": kind,
+        "figure": name,
+        "change": None,
+        "reason": reason,
+        "limit": limit,
+        "within_limit": None,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """One figure as text."""
+    name = f"{row['window']:5s} {row['figure']:26s}"
+    if row["change"] is None:
+        return f"{name} {row['reason']}"
+    verdict = {
+        None: "",
+        True: f"  within {row['limit'] or 0:.1%}",
+        False: f"  NOT within {row['limit'] or 0:.1%}",
+    }
+    low, high = row["ci95"]
+    text = f"{name} {row['change']:+.3%}  [{low:+.3%}, {high:+.3%}]  {row['blocks']} blocks"
+    return text + verdict[row["within_limit"]]
