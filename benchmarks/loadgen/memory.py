@@ -36,6 +36,10 @@ class Sample:
     resident_mb: float
     peak_mb: float
 
+    def show(self) -> None:
+        memory = f"{self.resident_mb:>9.1f}   {self.peak_mb:>9.1f}"
+        print(f"{self.ended:>9,}  {self.seconds:>7.0f}   {memory}", flush=True)
+
 
 def memory_mb(pid: int) -> tuple[float, float] | None:
     """VmRSS and VmHWM of a process; None where it is gone."""
@@ -62,13 +66,13 @@ def watch(process: subprocess.Popen[str], count: int) -> list[Sample]:
         memory = memory_mb(process.pid)
         if told is None or memory is None:
             continue
-        sample = Sample(told["completed"] + told["failed"], told["elapsed_seconds"], *memory)
-        samples.append(sample)
-        if marks and sample.ended >= marks[0]:
-            marks = [mark for mark in marks if mark > sample.ended]
-            shown = f"{sample.resident_mb:>9.1f}   {sample.peak_mb:>9.1f}"
-            print(f"{sample.ended:>9,}  {sample.seconds:>7.0f}   {shown}", flush=True)
+        samples.append(Sample(told["completed"] + told["failed"], told["elapsed_seconds"], *memory))
+        if marks and samples[-1].ended >= marks[0]:
+            marks = [mark for mark in marks if mark > samples[-1].ended]
+            samples[-1].show()
     process.wait()
+    if samples and marks:
+        samples[-1].show()
     return samples
 
 
@@ -93,7 +97,7 @@ def report(samples: list[Sample], count: int) -> None:
     )
     print(
         f"most during the load {most:.1f} MB: {'under' if most < LIMIT_MB else 'OVER'} {LIMIT_MB:g} MB; "
-        f"{'no growth' if abs(slope) < FLAT_BYTES else 'GROWS' if slope > 0 else 'shrinks'}"
+        f"{'no growth' if slope < FLAT_BYTES else 'GROWS'}"
     )
 
 
