@@ -42,11 +42,18 @@ class Server:
     """One metered vLLM in a process group of its own.
 
     `command`: `launcher`, `drop-in` (vLLM's own command) or `failing-meter` (the launcher, with a meter that
-    fails while the file `meter_fails` exists; see failing_meter.py).
+    fails while the file `meter_fails` exists; see failing_meter.py). `more` are environment variables.
     """
 
     def __init__(
-        self, folder: Path, model: Path, profile: str, *flags: str, command: str = "launcher"
+        self,
+        folder: Path,
+        model: Path,
+        profile: str,
+        *flags: str,
+        command: str = "launcher",
+        eager: bool = True,
+        **more: str,
     ) -> None:
         self.folder = folder
         self.recording = folder / "recording"
@@ -54,13 +61,14 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         vllm = [
             str(model),
-            *("--load-format", "dummy", "--served-model-name", MODEL_NAME, "--enforce-eager"),
+            *("--load-format", "dummy", "--served-model-name", MODEL_NAME),
+            *(("--enforce-eager",) if eager else ()),
             *("--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", "2048"),
             *flags,
         ]
         ours = ["--energy-meter", f"modelled:{profile}", "--energy-record", str(self.recording)]
         arguments = [sys.executable, "-m", "wattserve.vllm", *vllm, *ours]
-        variables = environment()
+        variables = environment(**more)
         self.meter_fails = folder / "meter-fails"
         if command == "failing-meter":
             arguments = [sys.executable, str(Path(__file__).with_name("failing_meter.py")), *vllm, *ours]
