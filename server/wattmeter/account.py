@@ -7,7 +7,8 @@ ledger.py), idle power (idle.py), the requests (requests.py) and the division (s
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -24,10 +25,10 @@ from wattmeter.devicebook import DeviceBook
 from wattmeter.estimates import estimate
 from wattmeter.faults import Fault
 from wattmeter.idle import IdleTracker
-from wattmeter.knots import FaultInterval
 from wattmeter.meter import DeviceState, Meter, Reading
 from wattmeter.onlinefit import OnlineFit
 from wattmeter.priormodel import PRIOR_MODEL
+from wattmeter.publication import publish
 from wattmeter.requests import MAX_REQUESTS, RequestBook
 from wattmeter.sampler import Sampler
 from wattmeter.settlement import Lesson, Settlement
@@ -69,7 +70,10 @@ class Account:
         self.model_name = model
         self.meter = meter
         self.source = meter.source
+        # Who holds both took `_settling` first. Settling lets go of `_lock` wherever it takes long.
+        self._settling = threading.Lock()
         self._lock = threading.RLock()
+        self._generation = 0
         self._given_model = step_model or PRIOR_MODEL
         self._model = self._given_model
         self._fit = OnlineFit(self._given_model) if fit_online else None
@@ -89,7 +93,7 @@ class Account:
         }
         self._ledgers = {device_id: book.ledger for device_id, book in self._books.items()}
         self._requests = RequestBook(self.source, max_requests=max_requests, now_ns=self._clocks.monotonic_ns)
-        self._queue = StepQueue()
+        self._queue = StepQueue(self._paused)
         self._idle = IdleTracker(idle_watts, measure=measure_idle)
         self._settlement = Settlement(
             self._ledgers,
@@ -98,6 +102,7 @@ class Account:
             self._idle,
             history_seconds=history_seconds,
             learn=self._lessons.append,
+            pause=self._paused,
         )
         self._sampler = Sampler(
             meter,
@@ -139,28 +144,29 @@ class Account:
 
     def add_steps(self, batch: StepBatch) -> None:
         """Take the next steps of the engine, in order. Lost or late records are counted and flagged."""
+        names = batch.request_ids
+        last_ns = [0] * len(names)
+        estimated = None
+        if len(batch):
+            last = np.zeros(len(names), dtype=np.int64)
+            np.maximum.at(last, batch.request, batch.end_ns[batch.step])
+            last_ns = last.tolist()
+            estimated = estimate(batch, self._model, self._settlement.scale)
         with self._lock:
             before_ns = self._queue.last_end_ns
             lost = self._queue.add(batch)
-            frontier = self._settlement.frontier_ns
-            late = frontier is not None and len(batch) > 0 and int(batch.end_ns[0]) <= frontier
+            closed = self._settlement.closed_ns
+            late = closed is not None and len(batch) > 0 and int(batch.end_ns[0]) <= closed
             if lost or late:
                 self._count(Fault.LOST_STEP_RECORDS, lost or 1)
                 now_ns = self._clocks.monotonic_ns()
                 first_ns = int(batch.launch_ns[0]) if len(batch) else now_ns
                 start_ns = first_ns - 1_000_000_000 if before_ns is None else before_ns
                 self._settlement.notice(Fault.LOST_STEP_RECORDS, start_ns, max(first_ns, start_ns) + 1)
-            for name in batch.request_ids:
-                state = self._requests.ensure(name)
-                if lost or late:
-                    state.flags.add(Fault.LOST_STEP_RECORDS)
-            if len(batch):
-                last = np.zeros(len(batch.request_ids), dtype=np.int64)
-                np.maximum.at(last, batch.request, batch.end_ns[batch.step])
-                for name, end_ns in zip(batch.request_ids, last, strict=True):
-                    state = self._requests.ensure(name)
-                    state.last_step_ns = max(state.last_step_ns or 0, int(end_ns))
-                estimate(self._requests, batch, self._model, self._settlement.scale)
+                for name in names:
+                    self._requests.ensure(name).flags.add(Fault.LOST_STEP_RECORDS)
+            if estimated is not None:
+                self._requests.add_steps(estimated, last_ns, self._generation)
 
     def request_started(self, request_id: str, *, prompt_tokens: int | None = None, group: str = "") -> None:
         """Note a request, before its first step if possible; `group` is its tenant."""
@@ -224,13 +230,7 @@ class Account:
         """Each device's counter over [start_unix, end_unix], one point an update."""
         with self._lock:
             low, high = self._clock.monotonic_ns(start_unix), self._clock.monotonic_ns(end_unix)
-            answer = []
-            for book in self._books.values():
-                times, joules, watts = book.ledger.series(low, high)
-                unix = np.array([self._clock.unix(int(value)) for value in times], dtype=np.float64)
-                device = book.device
-                answer.append(DeviceSeries(device.id, device.name, device.source, unix, joules, watts))
-            return answer
+            return [book.series(low, high, self._clock.unix) for book in self._books.values()]
 
     def snapshot(self, *, take_settled: bool = False) -> AccountSnapshot:
         """The state of everything now. With `take_settled` the newly settled requests are handed out once."""
@@ -284,19 +284,29 @@ class Account:
 
         With `patient` off, seconds that wait for what follows them (see `Settlement.settle`) do not.
         """
-        while True:
-            with self._lock:
-                self._settle_covered(patient)
-                block, model = self._settlement.due, self._model
-            if block is None:
-                break
-            factors = None
-            try:
-                factors = block.factors(model)
-            finally:
-                with self._lock:  # not for ever: the same error would come again at the next settling
-                    self._settlement.divide(block, factors)
-        self._learn()
+        with self._settling:
+            while True:
+                with self._lock:
+                    self._settle_covered(patient)
+                    block, model = self._settlement.due, self._model
+                if block is None:
+                    break
+                factors = None
+                try:
+                    factors = block.factors(model)
+                finally:
+                    with self._lock:  # not for ever: the same error would come again at the next settling
+                        self._settlement.divide(block, factors)
+            self._learn()
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Without `_lock`, which the caller holds once, so that answers and step records do not wait."""
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
 
     def _settle_covered(self, patient: bool) -> None:
         now_ns = self._clocks.monotonic_ns()
@@ -314,22 +324,31 @@ class Account:
             return
         frontier = self._settlement.frontier_ns
         assert frontier is not None
+        self._publish(frontier)
         for state in self._requests.settle_until(frontier):
             state.flags |= self._flags
             self._settled.append(self._requests.energy(state))
         del self._settled[:-10_000]
-        for state in self._requests.open_states():
-            state.pending_prefill_joules = state.pending_decode_joules = 0.0
+
+    def _publish(self, frontier_ns: int) -> None:
+        """Enter what was settled, and what is estimated of the steps since, into the requests."""
         rest, previous_end_ns = self._queue.rest()
-        if len(rest):
-            estimate(
-                self._requests,
-                rest,
-                self._model,
-                self._settlement.scale,
-                from_ns=frontier,
-                previous_end_ns=previous_end_ns,
-            )
+        divisions = self._settlement.take_divisions()
+        # From here on `add_steps` estimates steps that are not in `rest`.
+        self._generation += 1
+        with self._paused():
+            left = None
+            try:
+                if len(rest):
+                    left = estimate(
+                        rest,
+                        self._model,
+                        self._settlement.scale,
+                        from_ns=frontier_ns,
+                        previous_end_ns=previous_end_ns,
+                    )
+            finally:
+                publish(self._requests, self._lock, divisions, left, self._generation)
 
     def _learn(self) -> None:
         """Fit the model to the pieces settled since; answers do not wait for it."""
@@ -377,7 +396,8 @@ class Account:
         with self._lock:
             step = self._clock.observe(reading.monotonic_ns, reading.unix_seconds)
             if step is not None:
-                self._clock_stepped(reading.monotonic_ns, step)
+                for book in self._books.values():
+                    book.clock_stepped(reading.monotonic_ns, step)
             self._books[reading.device_id].add_energy(reading)
 
     def _on_power(self, reading: Reading) -> None:
@@ -388,25 +408,11 @@ class Account:
         with self._lock:
             self._books[device_id].state = state
 
-    def _clock_stepped(self, now_ns: int, step_seconds: float) -> None:
-        for book in self._books.values():
-            interval = FaultInterval(
-                book.device.id,
-                Fault.CLOCK_STEP,
-                now_ns - 1_000_000_000,
-                now_ns + 1,
-                f"wall clock moved by {step_seconds:+.3f} s",
-            )
-            book.add_fault(interval)
-
     def _meter_failure(self) -> str | None:
         """Why the meter gives nothing at present, if it does not."""
         now_ns = self._clocks.monotonic_ns()
-        for book in self._books.values():
-            failure = book.failure(now_ns)
-            if failure is not None:
-                return failure
-        return None
+        failures = (book.failure(now_ns) for book in self._books.values())
+        return next((failure for failure in failures if failure is not None), None)
 
     def _count(self, fault: Fault, number: int = 1) -> None:
         self._fault_counts[fault.value] = self._fault_counts.get(fault.value, 0) + number

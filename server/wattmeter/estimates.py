@@ -5,28 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 from wattmeter.attribution import attribute
-from wattmeter.requests import RequestBook
+from wattmeter.requests import Estimate
 from wattmeter.stepmodel import StepEnergyModel, step_work
 from wattmeter.steps import StepBatch
 
 
 def estimate(
-    book: RequestBook,
     steps: StepBatch,
     model: StepEnergyModel,
     scale: float | None,
     *,
     from_ns: int | None = None,
     previous_end_ns: int | None = None,
-) -> None:
-    """Add the model's estimate for steps that the meter has not settled to their requests.
+) -> Estimate:
+    """The model's estimate of what steps that the meter has not settled cost their requests.
 
     `scale` is what the counter gained of late for each joule of the model's, where that is known.
     """
     start = int(steps.launch_ns[0]) if from_ns is None else from_ns
     end = int(steps.end_ns[-1])
     if end <= start:
-        return
+        nothing = np.zeros(len(steps.request_ids))
+        return Estimate(steps.request_ids, nothing, nothing)
     joules = float(np.sum(model.step_joules(step_work(steps)))) * (scale or 1.0)
     split = attribute(
         steps,
@@ -35,7 +35,4 @@ def estimate(
         model,
         previous_end_ns=previous_end_ns,
     )
-    for row, name in enumerate(steps.request_ids):
-        state = book.ensure(name)
-        state.pending_prefill_joules += float(split.prefill_joules[row])
-        state.pending_decode_joules += float(split.decode_joules[row])
+    return Estimate(steps.request_ids, split.prefill_joules, split.decode_joules)

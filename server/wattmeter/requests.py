@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from wattmeter.answers import RequestEnergy
 from wattmeter.faults import Fault
+
+F64 = npt.NDArray[np.float64]
 
 MAX_REQUESTS = 100_000
 
@@ -38,6 +43,26 @@ class RequestState:
     settled: bool = False
     flags: set[Fault] = field(default_factory=set)
     prompt_parts: dict[str, int] | None = None
+    generation: int = 0
+    fresh_prefill_joules: float = 0.0
+    fresh_decode_joules: float = 0.0
+
+    def add_estimate(self, prefill_joules: float, decode_joules: float, generation: int) -> None:
+        """Add what new steps are estimated to have cost; `generation` as in `estimate`."""
+        if self.generation != generation:
+            self.generation = generation
+            self.fresh_prefill_joules = self.fresh_decode_joules = 0.0
+        self.fresh_prefill_joules += prefill_joules
+        self.fresh_decode_joules += decode_joules
+        self.pending_prefill_joules += prefill_joules
+        self.pending_decode_joules += decode_joules
+
+    def estimate(self, prefill_joules: float, decode_joules: float, generation: int) -> None:
+        """Replace the estimate of the steps from before `generation` began; what was added since stays."""
+        self.pending_prefill_joules, self.pending_decode_joules = prefill_joules, decode_joules
+        if self.generation == generation:
+            self.pending_prefill_joules += self.fresh_prefill_joules
+            self.pending_decode_joules += self.fresh_decode_joules
 
     @property
     def all_prompt_tokens(self) -> int | None:
@@ -61,6 +86,15 @@ class RequestState:
     def lost(self) -> bool:
         """It answered, so it ran, but no record says so: 0 J would be wrong."""
         return self.last_step_ns is None and bool(self.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Modelled joules of steps that are not settled, (R,) each, in the order of `request_ids`."""
+
+    request_ids: tuple[str, ...]
+    prefill_joules: F64
+    decode_joules: F64
 
 
 class RequestBook:
@@ -108,6 +142,18 @@ class RequestBook:
         if state.prompt_parts is None:
             state.prompt_parts = {}
         state.prompt_parts[part] = tokens
+
+    def add_steps(self, estimated: Estimate, last_step_ns: Sequence[int], generation: int) -> None:
+        """Note new steps: what they are estimated to have cost, and when the last of each request ended."""
+        prefill, decode = estimated.prefill_joules.tolist(), estimated.decode_joules.tolist()
+        for name, end_ns, own_prefill, own_decode in zip(
+            estimated.request_ids, last_step_ns, prefill, decode, strict=True
+        ):
+            state = self.ensure(name)
+            if end_ns > 0:
+                state.last_step_ns = max(state.last_step_ns or 0, end_ns)
+            if not state.settled:
+                state.add_estimate(own_prefill, own_decode, generation)
 
     def finish(
         self, request_id: str, output_tokens: int | None, prompt_tokens: int | None, aborted: bool

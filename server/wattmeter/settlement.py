@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ from wattmeter.groupbook import NO_FACTORS, Block, GroupBook
 from wattmeter.idle import SETTLE_SECONDS, IdleTracker
 from wattmeter.knots import FaultInterval
 from wattmeter.ledger import DeviceLedger
+from wattmeter.publication import Division
 from wattmeter.requests import RequestBook
 from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.stepqueue import StepQueue
@@ -90,7 +92,11 @@ class Lesson:
 
 
 class Settlement:
-    """Pieces in order of time, running totals, and the rule that divides a piece. Its owner locks."""
+    """Pieces in order of time, running totals, and the rule that divides a piece. Its owner locks.
+
+    What a piece gives its requests is left in `divisions`, for the owner to take and publish. `pause` lets go
+    of the owner's lock around what takes long and touches nothing that other threads do.
+    """
 
     def __init__(
         self,
@@ -101,7 +107,11 @@ class Settlement:
         *,
         history_seconds: float,
         learn: Callable[[Lesson], None] | None = None,
+        pause: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._pause = pause
+        self.divisions: list[Division] = []
+        self._closing_ns: int | None = None
         self._ledgers = ledgers
         self._book = book
         self._queue = queue
@@ -114,6 +124,11 @@ class Settlement:
         self._last_busy_ns: int | None = None
         self._groups = GroupBook(queue, book)
         self._notices: deque[FaultInterval] = deque(maxlen=1000)
+
+    @property
+    def closed_ns(self) -> int | None:
+        """Steps that end by then come too late: they are, or are being, settled without."""
+        return self._closing_ns if self._closing_ns is not None else self.frontier_ns
 
     def notice(self, fault: Fault, start_ns: int, end_ns: int) -> None:
         """Flag the pieces yet to be settled over [start_ns, end_ns) (step records were lost there, say)."""
@@ -143,12 +158,13 @@ class Settlement:
             if self._groups.waits(self.frontier_ns, until_ns, patient=patient):
                 break
             end_ns = self.frontier_ns + min(waiting, round(PIECE_SECONDS * 1e9))
-            steps, previous_end_ns = self._queue.until(end_ns)
-            factors = self._groups.factors(self.frontier_ns, steps, until_ns, model, patient=patient)
-            if factors is None:
-                break
-            new.append(
-                self._piece(
+            self._closing_ns = end_ns
+            try:
+                steps, previous_end_ns = self._queue.until(end_ns)
+                factors = self._groups.factors(self.frontier_ns, steps, until_ns, model, patient=patient)
+                if factors is None:
+                    break
+                piece = self._piece(
                     self.frontier_ns,
                     end_ns,
                     steps=steps,
@@ -157,10 +173,17 @@ class Settlement:
                     model=model,
                     unix_seconds=unix_seconds,
                 )
-            )
-            self.frontier_ns = end_ns
-        self.pieces.extend(new)
+                new.append(piece)
+                self.pieces.append(piece)
+                self.frontier_ns = end_ns
+            finally:
+                self._closing_ns = None
         return new
+
+    def take_divisions(self) -> list[Division]:
+        """What the pieces since the last call gave their requests."""
+        taken, self.divisions = self.divisions, []
+        return taken
 
     @property
     def due(self) -> Block | None:
@@ -228,7 +251,7 @@ class Settlement:
         seconds = (end_ns - start_ns) * 1e-9
         covered = all(part.complete for part in parts)
         if not covered:
-            self._miss(steps, flags)
+            self.divisions.append(Division(steps.request_ids, flags, None))
             self._queue.drop(end_ns)
             self.totals.uncovered_seconds += seconds
             # What single devices still counted is in their own counters; the split of a part is not known.
@@ -317,34 +340,34 @@ class Settlement:
             flags = flags | {Fault.IDLE_NOT_MEASURED}
         if not model.trusted:
             flags = flags | {Fault.MODEL_NOT_TRUSTED}
-        states = [self._book.ensure(name) for name in steps.request_ids]
         names: dict[str, int] = {}
-        groups = np.array([names.setdefault(state.group, len(names)) for state in states], dtype=np.int32)
+        of_requests = (self._book.ensure(name).group for name in steps.request_ids)
+        groups = np.array([names.setdefault(group, len(names)) for group in of_requests], dtype=np.int32)
         above = joules - (idle or 0.0)
-        split = attribute(
-            steps,
-            np.array([start_ns, end_ns], dtype=np.int64),
-            np.array([above]),
-            model,
-            groups=groups if len(names) > 1 else None,
-            group_factors=np.array([factors.get(name, 1.0) for name in names]),
-            previous_end_ns=previous_end_ns,
-        )
+        with self._pause():
+            split = attribute(
+                steps,
+                np.array([start_ns, end_ns], dtype=np.int64),
+                np.array([above]),
+                model,
+                groups=groups if len(names) > 1 else None,
+                group_factors=np.array([factors.get(name, 1.0) for name in names]),
+                previous_end_ns=previous_end_ns,
+            )
         if np.isfinite(split.scale[0]):
             latest = float(split.scale[0])
             self.scale = latest if self.scale is None else 0.7 * self.scale + 0.3 * latest
         if self._learn is not None and idle is not None and flags <= {Fault.MODEL_NOT_TRUSTED}:
             self._learn(Lesson(steps, start_ns, end_ns, above, previous_end_ns))
-        by_group: dict[str, float] = {}
-        given = float(np.sum(split.prefill_joules) + np.sum(split.decode_joules))
-        for row, state in enumerate(states):
-            own = float(split.prefill_joules[row] + split.decode_joules[row])
-            state.prefill_joules += float(split.prefill_joules[row])
-            state.decode_joules += float(split.decode_joules[row])
-            share = own / given if given > 0.0 else 0.0
-            state.variance += float(split.uncertainty_joules[row]) ** 2 + (deviation * share) ** 2
-            state.flags |= flags
-            by_group[state.group] = by_group.get(state.group, 0.0) + own
+        own = split.request_joules
+        given = float(np.sum(own))
+        variance = split.uncertainty_joules**2
+        if given > 0.0:
+            variance = variance + (deviation * own / given) ** 2
+        self.divisions.append(
+            Division(steps.request_ids, flags, (split.prefill_joules, split.decode_joules, variance))
+        )
+        sums = np.bincount(groups, weights=own, minlength=len(names))
         return Piece(
             start_ns,
             end_ns,
@@ -354,12 +377,6 @@ class Settlement:
             float(np.sum(split.prefill_joules)),
             float(np.sum(split.decode_joules)),
             float(np.sum(split.unattributed_joules)),
-            by_group,
+            {name: float(sums[number]) for name, number in names.items()},
             flags,
         )
-
-    def _miss(self, steps: StepBatch, flags: frozenset[Fault]) -> None:
-        for name in steps.request_ids:
-            state = self._book.ensure(name)
-            state.missing = True
-            state.flags |= flags

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -32,9 +34,13 @@ class StepQueue:
 
     Of the settled ones it keeps KEEP_SECONDS, at most about KEEP_ENTRIES (request, step) entries, and it
     knows when the device was idle for GAP_SECONDS. `entries` counts those of the steps that are not settled.
+
+    All methods are called with its owner's lock held, and all but `add` from one thread at a time. Inside
+    `pause` the lock is let go: there only what no other thread touches is used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pause: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._pause = pause
         self._batch = concatenate([])
         self._new: list[StepBatch] = []
         self._past: deque[StepBatch] = deque()
@@ -75,8 +81,9 @@ class StepQueue:
         count = int(np.searchsorted(self._batch.end_ns, end_ns, side="right"))
         if count:
             self._previous_end_ns = int(self._batch.end_ns[count - 1])
-            self._past.append(take_steps(self._batch, 0, count))
-            self._batch = take_steps(self._batch, count, len(self._batch))
+            with self._pause():
+                self._past.append(take_steps(self._batch, 0, count))
+                self._batch = take_steps(self._batch, count, len(self._batch))
             moved = len(self._past[-1].step)
             self.entries -= moved
             self._past_entries += moved
@@ -106,9 +113,10 @@ class StepQueue:
         The first of them only where they have more than `max_entries` entries.
         """
         self._join()
-        steps = between(concatenate([*self._past, self._batch]), start_ns, end_ns)
-        count = len(steps) if len(steps.step) <= max_entries else int(steps.step[max_entries])
-        return take_steps(steps, 0, count)
+        with self._pause():
+            steps = between(concatenate([*self._past, self._batch]), start_ns, end_ns)
+            count = len(steps) if len(steps.step) <= max_entries else int(steps.step[max_entries])
+            return take_steps(steps, 0, count)
 
     def busy_since(self, at_ns: int) -> int | None:
         """The end of the last idle gap that began by at_ns; None where none is known."""
@@ -130,6 +138,7 @@ class StepQueue:
             self._gaps.append((int(before[row]), int(batch.launch_ns[row])))
 
     def _join(self) -> None:
-        if self._new:
-            self._batch = concatenate([self._batch, *self._new])
-            self._new = []
+        while self._new:
+            new, self._new = self._new, []
+            with self._pause():
+                self._batch = concatenate([self._batch, *new])
