@@ -11,6 +11,8 @@ from scipy import stats
 
 F64 = npt.NDArray[np.float64]
 
+# With fewer a resampled interval is too narrow for a claim.
+LEAST_RESAMPLED_BLOCKS = 8
 RESAMPLES = 4000
 RESAMPLES_TOGETHER = 200
 # (window, figure, limit): the limit is what the interval must lie within, on both sides; None: no claim.
@@ -71,6 +73,8 @@ def pooled_p99_change(windows: list[dict[str, Any]], kind: str, limit: float | N
     low, high = np.quantile(np.concatenate(logs), [0.025, 0.975])
     change = float(np.log(_p99(metered[None]) / _p99(plain[None]))[0])
     row = _row(kind, name, limit, change=change, low=float(low), high=float(high), blocks=len(pairs))
+    if len(pairs) < LEAST_RESAMPLED_BLOCKS:
+        row["within_limit"] = None
     return row | {"requests": int(metered.size), "method": "paired block bootstrap"}
 
 

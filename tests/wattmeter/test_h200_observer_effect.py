@@ -85,7 +85,9 @@ def test_half_a_block_is_not_used_and_a_zero_gives_no_ratio(modules: Any) -> Non
     assert (row["change"], row["reason"]) == (None, "not above 0 in every window")
     made[0]["tpot_microseconds"] = [0] * 100
     assert modules.paired.pooled_p99_change(made, "open")["change"] is None
-    assert modules.paired.pooled_p99_change(made, "burst")["change"] is not None
+    few = modules.paired.pooled_p99_change(made, "burst", 0.5)
+    assert few["change"] is not None
+    assert few["within_limit"] is None, "three blocks resampled allow no claim"
 
 
 def test_the_reader_gives_the_energy_of_a_span_or_none(modules: Any) -> None:
