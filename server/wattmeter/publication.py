@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wattmeter.faults import Fault
+from wattmeter.recording import number_names
 from wattmeter.requests import Estimate, RequestBook
 
 F64 = npt.NDArray[np.float64]
@@ -50,10 +51,7 @@ def publish(
     """
     numbers: dict[str, int] = {}
     parts: list[Division | Estimate] = [*divisions] if estimate is None else [*divisions, estimate]
-    rows = [
-        np.array([numbers.setdefault(name, len(numbers)) for name in part.request_ids], dtype=np.int64)
-        for part in parts
-    ]
+    rows = [number_names(part.request_ids, numbers) for part in parts]
     settled = np.zeros((3, len(numbers)))
     pending = np.zeros((2, len(numbers)))
     flags: list[frozenset[Fault]] = [frozenset()] * len(numbers)

@@ -8,6 +8,7 @@ the order they were written, each complete by itself: what a killed server leave
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import threading
 from collections.abc import Iterable, Sequence
@@ -107,13 +108,20 @@ class Recording:
         return round((unix_seconds - self.unix_minus_monotonic_seconds) * 1e9)
 
 
+def number_names(names: Sequence[str], numbers: dict[str, int]) -> npt.NDArray[np.int32]:
+    """The number of each name, (N,); those that are not in `numbers` yet get the next ones there."""
+    new = dict.fromkeys(name for name in names if name not in numbers)
+    numbers.update(zip(new, itertools.count(len(numbers)), strict=False))
+    return np.fromiter(map(numbers.__getitem__, names), np.int32, len(names))
+
+
 def concatenate(batches: Iterable[StepBatch]) -> StepBatch:
     """One batch of all the steps, in the order given; request ids that occur in several become one."""
     numbers: dict[str, int] = {}
     columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*STEP_COLUMNS, *ENTRY_COLUMNS)}
     before = 0
     for batch in batches:
-        mapping = np.array([numbers.setdefault(name, len(numbers)) for name in batch.request_ids], np.int32)
+        mapping = number_names(batch.request_ids, numbers)
         for name in (*STEP_COLUMNS, *ENTRY_COLUMNS):
             column = getattr(batch, name)
             if name == "step":
