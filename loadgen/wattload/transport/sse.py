@@ -18,10 +18,12 @@ class SseError(ValueError):
 class SseParser:
     """Any split of the bytes over calls of `feed` gives the same events."""
 
-    __slots__ = ("_after_cr", "_data", "_line", "_size", "_started")
+    __slots__ = ("_after_cr", "_data", "_held", "_pieces", "_size", "_started")
 
     def __init__(self) -> None:
-        self._line = b""
+        # The line that has begun and not ended, in pieces: joined once, so a long one costs no more a byte.
+        self._pieces: list[bytes] = []
+        self._held = 0
         self._data: list[bytes] = []
         self._size = 0
         self._after_cr = False
@@ -32,7 +34,7 @@ class SseParser:
         """Whether an event has begun and not ended: at the end of a stream it is lost, as the standard
         says.
         """
-        return bool(self._line or self._data)
+        return bool(self._pieces or self._data)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of the events that `data` completes, in order; lines of one event are joined by newlines.
@@ -43,7 +45,7 @@ class SseParser:
         if (
             data[:6] == b"data: "
             and data[-2:] == b"\n\n"
-            and not self._line
+            and not self._pieces
             and not self._data
             and not self._after_cr
             and b"\r" not in data
@@ -66,23 +68,35 @@ class SseParser:
             self._after_cr = False
             if data[:1] == b"\n":
                 data = data[1:]
-        buffer = self._line + data
+            if not data:
+                return []
+        if self._started and b"\n" not in data and b"\r" not in data:
+            self._hold(data)
+            return []
+        buffer = b"".join((*self._pieces, data))
+        self._pieces, self._held = [], 0
         if not self._started:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
-                self._line = buffer
+                self._hold(buffer)
                 return []
             self._started = True
             buffer = buffer.removeprefix(_BOM)
         self._after_cr = buffer[-1:] == b"\r"
         if b"\r" in buffer:
             buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._line = buffer.split(b"\n")
+        *lines, begun = buffer.split(b"\n")
         events: list[bytes] = []
         for line in lines:
             self._take(line, events)
-        if self._size + len(self._line) > MAX_EVENT_BYTES:
-            raise SseError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+        self._hold(begun)
         return events
+
+    def _hold(self, begun: bytes) -> None:
+        if begun:
+            self._pieces.append(begun)
+            self._held += len(begun)
+        if self._size + self._held > MAX_EVENT_BYTES:
+            raise SseError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
         if not line:
