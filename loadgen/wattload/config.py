@@ -24,6 +24,9 @@ _DURATION = re.compile(r"^([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(ms|s|m|min|h)
 _SCALE = {None: 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "proxy-authorization", "cookie"})
 
+# What the client writes for each request itself.
+OWN_HEADERS = frozenset({"content-length", "transfer-encoding", "x-request-id"})
+
 
 def _seconds(value: object) -> object:
     """`90`, `90s`, `500ms`, `2m`, `1h` as seconds."""
@@ -145,10 +148,16 @@ class RunConfig(BaseModel):
         description="Exit 1 unless it holds, as 'energy.per_request_joules.mean < 120'; may be repeated.",
         json_schema_extra={"flag": "--assert"},
     )
-    pue: float | None = Field(None, ge=1, description="Facility energy over the devices' energy.")
-    price_per_kwh: float | None = Field(None, ge=0, description="Price of a kilowatt-hour.")
+    pue: float | None = Field(
+        None, ge=1, allow_inf_nan=False, description="Facility energy over the devices' energy."
+    )
+    price_per_kwh: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Price of a kilowatt-hour."
+    )
     currency: str | None = Field(None, description="Of that price.")
-    carbon_grams_per_kwh: float | None = Field(None, ge=0, description="Grams of CO2e a kilowatt-hour.")
+    carbon_grams_per_kwh: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Grams of CO2e a kilowatt-hour."
+    )
     processes: int = Field(1, ge=1, le=256, description="Load-generating processes on this host.")
     master: bool = Field(
         False, description="Wait for workers on other hosts (`wattload worker`) and lead them."
@@ -180,6 +189,8 @@ class RunConfig(BaseModel):
             token = re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name)
             if not colon or token is None or re.search(r"[\r\n\0]", value) or not value.isascii():
                 raise ValueError(f"{line!r} is no header; write 'Name: value'")
+            if name.lower() in OWN_HEADERS:
+                raise ValueError(f"{name} is set for each request")
         return lines
 
     @field_validator("body")

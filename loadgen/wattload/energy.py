@@ -154,11 +154,12 @@ class EnergyClient:
             found.update(self.requests(open_ids))
 
 
-def base_url(url: str) -> str:
-    """`url` without a trailing slash or `/v1`. Raises BadInput where it is no HTTP address."""
+def base_url(url: str, flag: str = "") -> str:
+    """`url` without a trailing slash or `/v1`. Raises BadInput, naming `flag`, where it is no address."""
     text = url.strip().rstrip("/")
     if not text.startswith(("http://", "https://")) or not httpx.URL(text).host:
-        raise BadInput(f"{url!r} is no address of a server: it needs http:// or https:// and a host")
+        named = f"{flag} " if flag else ""
+        raise BadInput(f"{named}{url!r} is no address of a server: it needs http:// or https:// and a host")
     return text.removesuffix("/v1")
 
 
@@ -189,7 +190,7 @@ def probe(
     if energy_url == "none":
         return Probe(info, names, None, None, None, "not asked for (--energy none)")
     foreign = energy_url is not None and energy_url.startswith(("dcgm+", "prometheus+"))
-    where = str(energy_url) if foreign else base_url(energy_url or target)
+    where = str(energy_url) if foreign else base_url(energy_url or target, "--energy")
     said, clock = _probe_energy(where, headers or {} if where == target else {}, tls)
     sources = sorted({str(d.get("source")) for d in said.get("devices", [])})
     info.engine = said.get("engine")

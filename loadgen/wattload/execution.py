@@ -67,9 +67,15 @@ class Prepared:
 
 def prepare(config: RunConfig) -> Prepared:
     """Checks the settings and the endpoint. Raises BadInput."""
-    limits = parse_slo(config.slo) if config.slo else None
-    if config.until:
+    limits = parse_slo(config.slo) if config.slo is not None else None
+    if config.until is not None:
         parse_until(config.until)
+    if config.master and config.processes > 1:
+        raise BadInput(
+            "--processes: are of this host; with --master, workers are started with wattload worker"
+        )
+    if config.expect_workers is not None and not config.master:
+        raise BadInput("--expect-workers: needs --master")
     headers = config.headers()
     streams = load_streams(config)
     tls = control_tls(config)

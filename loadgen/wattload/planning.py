@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +42,10 @@ def load_streams(
         raise BadInput(f"--tag {tag} and --trace {trace} disagree about the tag")
     own = Tenant(spec.tag or tag or "", spec.source, spec.rate)
     asked = (own, *(parse_tenant(text) for text in tenants))
-    loaded = [traces.load(own.trace, options), *(traces.load(t.trace) for t in asked[1:])]
+    loaded = [traces.load(own.trace, options)]
+    for tenant in asked[1:]:
+        with _naming(tenant):
+            loaded.append(traces.load(tenant.trace))
     return Streams(asked, tuple(loaded))
 
 
@@ -54,19 +58,35 @@ def plan(
     """
     if rate is not None and streams.tenants[0].rate is not None:
         raise BadInput("--rate and the rate after @ of --trace are both given")
-    parts = [
-        schedules.build(
-            trace,
-            tenant.arrivals or arrivals,
-            rate=tenant.rate if tenant.rate is not None else rate,
-            seed=seed + number * 1_000_003,
-            tag=tenant.tag or None,
-            **options,
-        )
-        for number, (tenant, trace) in enumerate(zip(streams.tenants, streams.traces, strict=True))
-    ]
+    parts = []
+    for number, (tenant, trace) in enumerate(zip(streams.tenants, streams.traces, strict=True)):
+        with _naming(tenant) if number else nullcontext():
+            part = schedules.build(
+                trace,
+                tenant.arrivals or arrivals,
+                rate=tenant.rate if tenant.rate is not None else rate,
+                seed=seed + number * 1_000_003,
+                tag=tenant.tag or None,
+                **options,
+            )
+        parts.append(part)
     base = parts[0].content_base
-    return superposed([replace(part, content_base=base) for part in parts])
+    schedule = superposed([replace(part, content_base=base) for part in parts])
+    for tag in schedule.tags:
+        if not (tag.isascii() and tag.isprintable()):
+            raise BadInput(
+                f"tag {tag!r}: is sent as the header x-energy-group, so it must be printable ASCII"
+            )
+    return schedule
+
+
+@contextmanager
+def _naming(tenant: Tenant) -> Iterator[None]:
+    """Sentences about a tenant's stream begin with its --tenant."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"--tenant {tenant.tag}: {error}") from error
 
 
 def needs_text(schedule: Schedule, api: str) -> bool:

@@ -282,7 +282,7 @@ def watch(
 
     `counts`: requests due so far, in flight.
     """
-    rule = parse_until(plan.config.until) if plan.config.until else None
+    rule = parse_until(plan.config.until) if plan.config.until is not None else None
     horizon = plan.schedule.horizon_seconds
     warmup = plan.config.warmup or 0.0
     due_before, sent_before, shown = 0, 0, time.perf_counter()
@@ -335,6 +335,9 @@ def watch(
             )
         )
         due_before, sent_before, shown = due, sent, now
+    if rule is not None and result.interrupted is None:
+        known = len(result.tally.joules)
+        plan.progress.say(f"note: {plan.config.until} was not reached ({known} requests told their joules)")
     due, _ = counts()
     plan.metrics.refresh = None
     plan.metrics.due(due - last_due)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -27,8 +28,8 @@ def parse_slo(text: str) -> SloLimits:
         if name in limits:
             raise BadInput(f"--slo {text!r}: {match[1]} is given twice")
         limits[name] = float(match[2]) * _UNITS[match[3].lower()]
-        if limits[name] <= 0:
-            raise BadInput(f"--slo {text!r}: {match[1]} must be above 0")
+        if not 0 < limits[name] < math.inf:
+            raise BadInput(f"--slo {text!r}: {match[1]} must be above 0 and finite")
     return SloLimits(**limits)
 
 

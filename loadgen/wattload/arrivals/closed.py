@@ -32,17 +32,16 @@ class Closed:
             if rows.limit is not None:
                 count = rows.limit
             elif demand.duration_seconds is not None:
-                count = max(
-                    self.concurrency, int(MAX_RPS_PER_SLOT * self.concurrency * demand.duration_seconds)
-                )
+                most = int(MAX_RPS_PER_SLOT * self.concurrency * demand.duration_seconds)
+                count = min(max(self.concurrency, most), MAX_REQUESTS)
             else:
                 raise BadInput(
                     "--arrivals closed needs --requests or --duration with a trace that has no end"
                 )
-        return np.full(min(count, MAX_REQUESTS), np.nan)
+        return np.full(count, np.nan)
 
 
-# Requests a slot can be answered in a second at most, and all together, that are planned for.
+# Requests a slot can be answered in a second at most, and all together, that are planned for a duration.
 MAX_RPS_PER_SLOT = 10.0
 MAX_REQUESTS = 1_000_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from wattload.arrivals.process import Demand, number
+from wattload.arrivals.process import Demand, limited, number
 from wattload.errors import BadInput
 
 
@@ -15,6 +15,8 @@ def demand_of(rate: float | str | None, duration: float | None, requests: int | 
         raise BadInput(f"--duration {duration} must be a finite number of seconds above 0")
     if requests is not None and requests < 1:
         raise BadInput(f"--requests {requests} must be at least 1")
+    if requests is not None:
+        limited(requests, "--requests")
     return Demand(rate_rps, speed, duration, requests)
 
 

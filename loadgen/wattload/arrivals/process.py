@@ -14,6 +14,16 @@ from wattload.errors import BadInput
 
 F64 = npt.NDArray[np.float64]
 
+# More is a slip of the pen; planning takes about 250 bytes a request.
+MAX_REQUESTS = 50_000_000
+
+
+def limited(count: float, what: str) -> int:
+    """`count` as a whole number of what is planned. Raises BadInput, beginning with `what`, if too many."""
+    if not count <= MAX_REQUESTS:
+        raise BadInput(f"{what}: {count:,.0f} are more than the {MAX_REQUESTS:,} that can be planned")
+    return int(count)
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -37,7 +47,9 @@ class Demand:
             if limit is not None:
                 return limit
             raise BadInput(f"--arrivals {process} needs --duration or --requests")
-        return max(1, round(self.rate(process) * self.duration_seconds))
+        wanted = self.rate(process) * self.duration_seconds
+        limited(wanted, "--rate times --duration")
+        return max(1, round(wanted))
 
     def within(self, due: F64) -> F64:
         """Those of `due` that a number of requests asked for as well does not push beyond the duration."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wattload.arrivals.process import F64, Demand, Parameters, Rows, number
-from wattload.arrivals.renewal import Gamma, unit_times
+from wattload.arrivals.process import F64, Demand, Parameters, Rows, limited, number
+from wattload.arrivals.renewal import Gamma, burstiness, unit_times
 from wattload.errors import BadInput
 
 # Points at which a smooth shape is tabulated over a run: linear in between, so off by under 1e-6 of the run.
@@ -28,7 +28,7 @@ class Spacing:
 
     @classmethod
     def of(cls, parameters: Parameters) -> Spacing:
-        return cls(parameters.number("cv", 1.0, above=False))
+        return cls(burstiness(parameters.number("cv", 1.0, above=False), f"--arrivals {parameters.process}"))
 
     def until(self, end: float, rng: np.random.Generator) -> F64:
         """Times in [0, end)."""
@@ -44,6 +44,7 @@ class Spacing:
 def through(curve: tuple[F64, F64], demand: Demand, spacing: Spacing, rng: np.random.Generator) -> F64:
     """Due times from `curve`: (times, requests expected by then), both never decreasing, from (0, 0)."""
     at, expected = curve
+    limited(float(expected[-1]), "--arrivals")
     units = spacing.until(float(expected[-1]), rng)
     if demand.requests is not None:
         units = units[: demand.requests]
@@ -130,7 +131,8 @@ class Diurnal:
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
         rate, end = demand.rate("diurnal"), _duration(demand, "diurnal")
         period = self.period_seconds or end
-        t = np.asarray(np.linspace(0, end, max(_POINTS, int(200 * end / period))), np.float64)
+        points = limited(200 * end / period, "--arrivals diurnal: points of its curve")
+        t = np.asarray(np.linspace(0, end, max(_POINTS, points)), np.float64)
         swing: F64 = self.amplitude * period / (2 * np.pi) * np.sin(2 * np.pi * t / period)
         return through((t, rate * (t - swing)), demand, self.spacing, rng)
 
@@ -155,7 +157,7 @@ class OnOff:
         period = self.on_seconds + self.off_seconds
         if end is None:
             end = (demand.count("onoff") / rate / period + 2) * period
-        cycles = int(np.ceil(end / period))
+        cycles = limited(np.ceil(end / period), "--arrivals onoff: bursts")
         edges = (np.arange(cycles)[:, None] * period + [0.0, self.on_seconds]).ravel()
         edges = np.append(edges, cycles * period)
         high = rate * period / (self.on_seconds + self.low * self.off_seconds)

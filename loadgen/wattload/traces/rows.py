@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from wattload.arrivals.process import limited
 from wattload.traces.trace import Trace
 
 F64 = npt.NDArray[np.float64]
@@ -49,11 +50,11 @@ class TraceRows:
         if self.limit is not None:
             return self._drawn.seconds[: int(np.searchsorted(self._drawn.seconds, seconds, side="left"))]
         gap = self.mean_gap_seconds
-        count = int(seconds / gap * 1.2) + 100 if gap > 0 else len(self._trace)
+        count = limited(seconds / gap * 1.2, "--duration") + 100 if gap > 0 else len(self._trace)
         while self.first(count)[-1] < seconds:
             if gap <= 0:
                 return self.first(count)
-            count *= 2
+            count = limited(count * 2, "--duration")
         times = self.first(count)
         return times[: int(np.searchsorted(times, seconds, side="left"))]
 
