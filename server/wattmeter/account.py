@@ -10,8 +10,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
 from wattmeter import windows
 from wattmeter.answers import (
     AccountSnapshot,
@@ -22,7 +20,7 @@ from wattmeter.answers import (
 )
 from wattmeter.clock import Clocks, WallClock
 from wattmeter.devicebook import DeviceBook
-from wattmeter.estimates import estimate
+from wattmeter.estimates import estimate, estimated_ends
 from wattmeter.faults import Fault
 from wattmeter.idle import IdleTracker
 from wattmeter.meter import DeviceState, Meter, Reading
@@ -144,14 +142,7 @@ class Account:
 
     def add_steps(self, batch: StepBatch) -> None:
         """Take the next steps of the engine, in order. Lost or late records are counted and flagged."""
-        names = batch.request_ids
-        last_ns = [0] * len(names)
-        estimated = None
-        if len(batch):
-            last = np.zeros(len(names), dtype=np.int64)
-            np.maximum.at(last, batch.request, batch.end_ns[batch.step])
-            last_ns = last.tolist()
-            estimated = estimate(batch, self._model, self._settlement.scale)
+        steps = list(estimated_ends(batch, self._model, self._settlement.scale))
         with self._lock:
             before_ns = self._queue.last_end_ns
             lost = self._queue.add(batch)
@@ -163,10 +154,9 @@ class Account:
                 first_ns = int(batch.launch_ns[0]) if len(batch) else now_ns
                 start_ns = first_ns - 1_000_000_000 if before_ns is None else before_ns
                 self._settlement.notice(Fault.LOST_STEP_RECORDS, start_ns, max(first_ns, start_ns) + 1)
-                for name in names:
+                for name in batch.request_ids:
                     self._requests.ensure(name).flags.add(Fault.LOST_STEP_RECORDS)
-            if estimated is not None:
-                self._requests.add_steps(estimated, last_ns, self._generation)
+            self._requests.add_steps(steps, self._generation)
 
     def request_started(self, request_id: str, *, prompt_tokens: int | None = None, group: str = "") -> None:
         """Note a request, before its first step if possible; `group` is its tenant."""

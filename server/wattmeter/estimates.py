@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from wattmeter.attribution import attribute
@@ -36,3 +38,16 @@ def estimate(
         previous_end_ns=previous_end_ns,
     )
     return Estimate(steps.request_ids, split.prefill_joules, split.decode_joules)
+
+
+def estimated_ends(
+    steps: StepBatch, model: StepEnergyModel, scale: float | None
+) -> Iterator[tuple[str, int, float, float]]:
+    """Of each request: (id, end of its last step, estimated prefill joules, decode joules)."""
+    if not len(steps):
+        return iter(())
+    last = np.zeros(len(steps.request_ids), dtype=np.int64)
+    np.maximum.at(last, steps.request, steps.end_ns[steps.step])
+    found = estimate(steps, model, scale)
+    joules = found.prefill_joules.tolist(), found.decode_joules.tolist()
+    return zip(steps.request_ids, last.tolist(), *joules, strict=True)

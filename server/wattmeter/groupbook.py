@@ -80,7 +80,7 @@ class GroupBook:
 
         It was held for long enough where `due` is a block then: `answer` it. Without `patience` that is now.
         """
-        if model.fixed_seconds <= 0.0 or len({self._group(name) for name in steps.request_ids}) < 2:
+        if model.fixed_seconds <= 0.0 or len(set(self._book.groups(steps.request_ids))) < 2:
             return NO_FACTORS  # a step of one group is that group's, whatever its factor
         known = self._known(start_ns)
         if known is not None:
@@ -88,7 +88,7 @@ class GroupBook:
         if self._held_ns != start_ns:
             self._held_ns = start_ns
             names = self._queue.names(self._begin(start_ns))
-            if len({self._group(name) for name in names}) > MAX_GROUPS:
+            if len(set(self._book.groups(names))) > MAX_GROUPS:
                 return NO_FACTORS
         span = self._span(start_ns, until_ns)
         if span is None and not patient:
@@ -127,7 +127,7 @@ class GroupBook:
             if state is not None and state.started_ns > 0:
                 # Who came before the window is there when it begins.
                 arrivals[name] = max(state.started_ns, begin_ns) * 1e-9
-        groups = {name: self._group(name) for name in steps.request_ids}
+        groups = dict(zip(steps.request_ids, self._book.groups(steps.request_ids), strict=True))
         return Block(start_ns, end_ns, steps, groups, arrivals)
 
     def _begin(self, start_ns: int) -> int:
@@ -135,7 +135,3 @@ class GroupBook:
         begin_ns = start_ns - round(KEEP_SECONDS * 1e9)
         since_ns = self._queue.busy_since(start_ns)
         return begin_ns if since_ns is None else max(begin_ns, since_ns)
-
-    def _group(self, request_id: str) -> str:
-        state = self._book.get(request_id)
-        return "" if state is None else state.group

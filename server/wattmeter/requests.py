@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,16 +46,6 @@ class RequestState:
     generation: int = 0
     fresh_prefill_joules: float = 0.0
     fresh_decode_joules: float = 0.0
-
-    def add_estimate(self, prefill_joules: float, decode_joules: float, generation: int) -> None:
-        """Add what new steps are estimated to have cost; `generation` as in `estimate`."""
-        if self.generation != generation:
-            self.generation = generation
-            self.fresh_prefill_joules = self.fresh_decode_joules = 0.0
-        self.fresh_prefill_joules += prefill_joules
-        self.fresh_decode_joules += decode_joules
-        self.pending_prefill_joules += prefill_joules
-        self.pending_decode_joules += decode_joules
 
     def estimate(self, prefill_joules: float, decode_joules: float, generation: int) -> None:
         """Replace the estimate of the steps from before `generation` began; what was added since stays."""
@@ -143,17 +133,31 @@ class RequestBook:
             state.prompt_parts = {}
         state.prompt_parts[part] = tokens
 
-    def add_steps(self, estimated: Estimate, last_step_ns: Sequence[int], generation: int) -> None:
-        """Note new steps: what they are estimated to have cost, and when the last of each request ended."""
-        prefill, decode = estimated.prefill_joules.tolist(), estimated.decode_joules.tolist()
-        for name, end_ns, own_prefill, own_decode in zip(
-            estimated.request_ids, last_step_ns, prefill, decode, strict=True
-        ):
-            state = self.ensure(name)
-            if end_ns > 0:
-                state.last_step_ns = max(state.last_step_ns or 0, end_ns)
-            if not state.settled:
-                state.add_estimate(own_prefill, own_decode, generation)
+    def groups(self, names: Iterable[str]) -> list[str]:
+        """The group of each request; "" for one that is not known (any more)."""
+        states = self._states
+        return [states[name].group if name in states else "" for name in names]
+
+    def add_steps(self, steps: Iterable[tuple[str, int, float, float]], generation: int) -> None:
+        """Note of each request in new steps (id, end of its last one, estimated prefill and decode joules).
+
+        `generation` as in `RequestState.estimate`. Answers wait for this, so it calls as little as it can.
+        """
+        states = self._states
+        for name, end_ns, prefill, decode in steps:
+            state = states.get(name) or self.ensure(name)
+            if end_ns > (state.last_step_ns or 0):
+                state.last_step_ns = end_ns
+            if state.settled:
+                continue
+            if state.generation == generation:
+                state.fresh_prefill_joules += prefill
+                state.fresh_decode_joules += decode
+            else:
+                state.generation = generation
+                state.fresh_prefill_joules, state.fresh_decode_joules = prefill, decode
+            state.pending_prefill_joules += prefill
+            state.pending_decode_joules += decode
 
     def finish(
         self, request_id: str, output_tokens: int | None, prompt_tokens: int | None, aborted: bool

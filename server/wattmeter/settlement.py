@@ -21,6 +21,7 @@ from wattmeter.idle import SETTLE_SECONDS, IdleTracker
 from wattmeter.knots import FaultInterval
 from wattmeter.ledger import DeviceLedger
 from wattmeter.publication import Division
+from wattmeter.recording import number_names
 from wattmeter.requests import RequestBook
 from wattmeter.stepmodel import StepEnergyModel
 from wattmeter.stepqueue import StepQueue
@@ -341,8 +342,7 @@ class Settlement:
         if not model.trusted:
             flags = flags | {Fault.MODEL_NOT_TRUSTED}
         names: dict[str, int] = {}
-        of_requests = (self._book.ensure(name).group for name in steps.request_ids)
-        groups = np.array([names.setdefault(group, len(names)) for group in of_requests], dtype=np.int32)
+        groups = number_names(self._book.groups(steps.request_ids), names)
         above = joules - (idle or 0.0)
         with self._pause():
             split = attribute(

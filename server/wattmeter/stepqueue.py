@@ -72,8 +72,9 @@ class StepQueue:
     def until(self, end_ns: int) -> tuple[StepBatch, int | None]:
         """(the steps that began before end_ns, the end of the step before them); they stay in the queue."""
         self._join()
-        count = int(np.searchsorted(busy_starts(self._batch, self._previous_end_ns), end_ns))
-        return take_steps(self._batch, 0, count), self._previous_end_ns
+        with self._pause():
+            count = int(np.searchsorted(busy_starts(self._batch, self._previous_end_ns), end_ns))
+            return take_steps(self._batch, 0, count), self._previous_end_ns
 
     def drop(self, end_ns: int) -> None:
         """The steps that ended by end_ns are settled."""
