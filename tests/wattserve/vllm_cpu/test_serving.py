@@ -249,7 +249,7 @@ def test_an_aborted_request_keeps_its_joules(server: Server, client: Any, traffi
         **exactly(1800),
     )
     for number, _ in enumerate(stream):
-        if number == 3:
+        if number == 1:  # on a busy machine a chunk may hold many tokens
             break
     stream.response.close()
     traffic.aborted.add("aborted-1")
@@ -409,5 +409,5 @@ def test_every_token_of_every_request_is_in_the_step_records(server: Server, tra
     (aborted,) = traffic.aborted
     entries = steps.request == steps.request_ids.index(aborted)
     assert steps.prefill_tokens[entries].sum() == 200
-    assert 3 <= steps.decode_tokens[entries].sum() < 1799
+    assert 1 <= steps.decode_tokens[entries].sum() < 1799
     assert set(steps.request_ids) >= set(traffic.completed) | traffic.aborted
