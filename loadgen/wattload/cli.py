@@ -13,6 +13,7 @@ import typer
 
 from wattload.errors import BadInput, RunInvalid
 
+_INTERRUPTED = 130
 _COMMANDS = ("run", "demo", "sweep", "compare", "report", "traces", "estimate", "profile", "worker")
 
 
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         code = make_app(given[0] if given else None)(args=given, standalone_mode=False)
+        if code == _INTERRUPTED:  # Typer makes a status of Ctrl-C and says nothing
+            _last_line("wattload: interrupted")
         sys.exit(code if isinstance(code, int) else 0)
     except BadInput as error:
         _last_line(f"wattload: {error}")
@@ -54,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         _last_line("wattload: interrupted")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -65,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         if said is None:
             if type(error).__name__ == "Abort":
                 _last_line("wattload: interrupted")
-                sys.exit(130)
+                sys.exit(_INTERRUPTED)
             raise
         _last_line(f"wattload: {said() or 'see --help'}")
         sys.exit(2)

@@ -160,6 +160,13 @@ def best_point(points: Sequence[Point], goal: str | None, share: float) -> Point
     return max(good, key=lambda point: point.rate_rps, default=None)
 
 
+def stopped_by(points: Sequence[Point], best: Point) -> Point | None:
+    """The next rate above the best, where it failed for not being valid and not for what the limits ask."""
+    above = [point for point in points if point.rate_rps > best.rate_rps]
+    following = min(above, key=lambda point: point.rate_rps, default=None)
+    return following if following is not None and not following.valid else None
+
+
 def check_same(folder: Path, settings: dict[str, Any]) -> None:
     """A sweep goes on only with the settings it began with. Raises BadInput naming what differs."""
     path = folder / "sweep.json"

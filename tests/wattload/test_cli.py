@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from wattload import cli
@@ -45,6 +46,31 @@ def test_bad_arguments_are_status_2_and_one_sentence(
     assert out == ""
     assert len(err.strip().splitlines()) == 1, err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["run"], ["wattload: interrupted"]),
+        (["sweep", "--rates", "1"], ["goes on from", "wattload: interrupted"]),
+    ],
+)
+def test_ctrl_c_before_or_after_the_load_is_said(
+    command: list[str],
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"wattload.commands.{command[0]}.execute", interrupted)
+    arguments = ["http://h", "--trace", "conv", "--duration", "1", "--out", str(tmp_path / "out")]
+    code, _, err = call([command[0], *arguments, *command[1:]], capsys)
+    assert code == 130
+    assert all(part in err for part in said), err
+    assert err.strip().splitlines()[-1] == "wattload: interrupted"
 
 
 def test_help_names_every_setting() -> None:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wattload.commands import sweep as command
+from wattload.config import RunConfig
 from wattload.errors import BadInput
-from wattload.sweep import Point, best_point, check_same, parse_rates, search_energy, search_rate
+from wattload.sweep import (
+    Point,
+    best_point,
+    check_same,
+    parse_rates,
+    search_energy,
+    search_rate,
+    stopped_by,
+)
 from wattload.sweep_show import print_points, write_csv, write_plot
 
 
@@ -64,6 +75,37 @@ def test_the_least_joules_a_good_request() -> None:
 def test_a_run_that_is_not_valid_is_no_answer() -> None:
     assert best_point([point(1, 1.0, valid=False)], "rate", 0.9) is None
     assert best_point([point(1, 1.0, valid=False)], "energy", 0.9) is None
+
+
+def test_a_search_that_ended_at_a_run_that_is_not_valid_says_so() -> None:
+    good, bad, missed = point(4, 1.0), point(8, 0.0, valid=False), point(8, 0.2)
+    assert stopped_by([bad, good], good) is bad
+    assert stopped_by([good, missed, point(16, 0.0, valid=False)], good) is None
+    assert stopped_by([good], good) is None
+
+
+@pytest.mark.parametrize("repeats_well", [True, False])
+def test_a_search_makes_a_run_that_is_not_valid_once_more(
+    repeats_well: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[float] = []
+
+    def once(base: RunConfig, folder: Path, rate: float) -> Point:
+        made.append(rate)
+        directory = folder / f"rate-{rate:g}"
+        directory.mkdir()
+        valid = rate < 8 or (repeats_well and made.count(rate) == 2)
+        return replace(point(rate, 1.0 if rate < 10 else 0.5, valid=valid), directory=directory)
+
+    monkeypatch.setattr(command, "_point", once)
+    monkeypatch.setattr("wattload.sweep_show.write_plot", lambda *_: None)
+    flags = {"trace": "conv", "slo": "ttft=1s", "duration": "1s"}
+    command.sweep("http://h", search="rate", start=2.0, most=4, out=tmp_path / "s", **flags)
+    assert made[:4] == [2.0, 4.0, 8.0, 8.0]
+    assert (tmp_path / "s" / "rate-8.cut-1").is_dir(), "what was not valid is kept"
+    said = capsys.readouterr()
+    assert "once more" in said.err
+    assert ("which is not valid" in said.out) == (not repeats_well)
 
 
 def test_a_sweep_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:

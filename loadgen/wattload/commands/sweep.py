@@ -67,7 +67,7 @@ def sweep(  # noqa: PLR0917 - options of a command
         points = [measure(rate) for rate in plan]
     else:
         seek = sweeps.search_energy if search == "energy" else sweeps.search_rate
-        points = seek(measure, start, share, most)
+        points = seek(lambda rate: _sure_point(base, folder, rate), start, share, most)
     _show(points, search, share, folder)
 
 
@@ -95,14 +95,29 @@ def _point(base: RunConfig, folder: Path, rate: float) -> Point:
     _set_aside(directory.path)
     typer.echo(f"\n{rate:.6g} requests a second ...", err=True)
     asked = base.model_copy(update={"rate": repr(rate), "out": directory.path, "name": directory.path.name})
-    made = execute(asked, quiet=True)
+    again = f"interrupted; the same command with --out {folder} goes on from here"
+    try:
+        made = execute(asked, quiet=True)
+    except KeyboardInterrupt:
+        typer.echo(again, err=True)
+        raise
     if "interrupted" in made.result.reasons:
-        raise RunInvalid(f"interrupted; the same command with --out {folder} goes on from here")
+        raise RunInvalid(again)
     return sweeps.point_of(rate, directory.path, made.result)
 
 
+def _sure_point(base: RunConfig, folder: Path, rate: float) -> Point:
+    """As `_point`, but a run that is not valid is made once more: it would steer a search as a miss does."""
+    point = _point(base, folder, rate)
+    if not point.valid:
+        typer.echo(f"not valid ({'; '.join(point.reasons)}), so once more", err=True)
+        _set_aside(point.directory)
+        point = _point(base, folder, rate)
+    return point
+
+
 def _set_aside(path: Path) -> None:
-    """A run that was cut short stays, under another name."""
+    """A run that was cut short, or was not valid, stays under another name."""
     if not path.exists():
         return
     number = 1
@@ -120,6 +135,12 @@ def _show(points: list[Point], search: str | None, share: float, folder: Path) -
     write_csv(ordered, folder / "sweep.csv")
     write_plot(ordered, best, folder / "sweep.svg")
     typer.echo(f"table: {folder / 'sweep.csv'}   plot: {folder / 'sweep.svg'}")
+    stopped = sweeps.stopped_by(ordered, best) if search == "rate" and best is not None else None
+    if stopped is not None:
+        why = "; ".join(stopped.reasons)
+        typer.echo(
+            f"note: the search went no higher than {stopped.rate_rps:.4g}/s, which is not valid: {why}"
+        )
     if search is not None and best is None:
         raise RunInvalid(f"no rate had {share:.0%} of its requests within the limits in a valid run")
     if not any(point.valid for point in points):
