@@ -156,7 +156,7 @@ def models(values: F64) -> tuple[Timing, StepEnergyModel]:
     timing = {name: named[name] for name in TIMING_TERMS}
     timing["sharpness"] = max(timing["sharpness"], 1.0)
     timing["limit_lag_seconds"] = max(timing["limit_lag_seconds"], 1e-3)
-    return Timing(**timing), StepEnergyModel(**{name: named[name] for name in ENERGY_TERMS})
+    return Timing(**timing), StepEnergyModel(**{name: named[name] for name in ENERGY_TERMS if name in named})
 
 
 def fit(targets: list[Target]) -> tuple[Timing, StepEnergyModel]:
@@ -258,7 +258,7 @@ def linear_seconds(targets: list[Target]) -> dict[str, float]:
         lengths.append(target.block_seconds)
     matrix, seconds = np.concatenate(rows), np.concatenate(lengths)
     solution, _ = nnls(matrix / seconds[:, None], np.ones(len(seconds)))
-    return {name: float(f"{value:.4g}") for name, value in zip(TIME_TERMS, solution, strict=True)}
+    return {name: float(f"{value:.4g}") for name, value in zip(TIME_TERMS[:5], solution, strict=True)}
 
 
 def replay(profile: Profile, data: Data, skip: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:

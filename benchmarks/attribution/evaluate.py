@@ -130,8 +130,10 @@ def fit_on(data: Evaluation, windows: Sequence[Window]) -> StepEnergyModel:
     return fit_intervals(data.intervals(windows))
 
 
-def fit_intervals(intervals: Intervals) -> StepEnergyModel:
-    return fit_model(intervals.where(np.flatnonzero(intervals.features[:, 0] > 0)))
+def fit_intervals(intervals: Intervals, power_limit_watts: float | None = None) -> StepEnergyModel:
+    """`power_limit_watts`: what the device may draw above idle, where it tells."""
+    busy = intervals.where(np.flatnonzero(intervals.features[:, 0] > 0))
+    return fit_model(busy, power_limit_watts=power_limit_watts)
 
 
 def rules(data: Evaluation, window: Window, tenants: Sequence[str], model: StepEnergyModel) -> dict[str, F64]:

@@ -14,7 +14,7 @@ import gzip
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from evaluate import (
     joined,
     measured_shapley,
     prediction_error,
-    rules,
     updates_of,
 )
 from wattmeter.fit import Intervals, predict
@@ -39,8 +38,9 @@ from wattmeter.replay import EngineLimits, Jobs, limits_of, replay
 from wattmeter.stepmodel import StepEnergyModel
 
 TENANTS = ("code", "conv", "long")
-# Okabe and Ito: told apart with every kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73")
+# A window goes on so long after its last answer (experiments.py).
+CALM_SECONDS = 1.5
+BOARD_WATTS = 700.0
 
 
 @dataclass
@@ -77,8 +77,12 @@ def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
         if record is not None:
             group_of[name] = record["group"]
             arrivals[name] = record["sent_unix"] - offset
+    covered_to = recording.unix_seconds_of(int(recording.steps.end_ns[-1]))
+    kept = [window for window in windows if window["end_unix"] - CALM_SECONDS <= covered_to]
+    for window in windows[len(kept) :]:
+        print(f"> {window['name']} is left out: the recording ends before it\n")
     stretches = []
-    for window in windows:
+    for window in kept:
         errors = [r["error"] for r in window["requests"] if r["error"]]
         if errors:
             print(f"> {window['name']}: {len(errors)} requests failed: {errors[0]}\n")
@@ -95,7 +99,8 @@ def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
     data = Evaluation(recording, stretches[1:], group_of, arrivals, float(watts))
     experiment = Experiment(content["experiment"], data, requests, content["settled"])
     if experiment.books:
-        for window, split in zip(windows[1:], experiment.books["windows"][1:], strict=True):
+        answers = experiment.books["windows"][1 : len(kept)]
+        for window, split in zip(kept[1:], answers, strict=True):
             booked = (
                 (split["idle_joules"] or 0.0)
                 + sum(split["attributed_joules"].values())
@@ -110,6 +115,23 @@ def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
 def _covers(recording: Recording, unix_seconds: float) -> bool:
     when = recording.monotonic_ns_of(unix_seconds)
     return any(s.monotonic_ns[0] <= when <= s.monotonic_ns[-1] for s in recording.devices.values())
+
+
+def load_tests(folder: Path, recording: Recording) -> dict[str, Evaluation]:
+    """The steady windows of the load tests (rates-*.json) in a folder, by name and rate."""
+    offset = recording.unix_minus_monotonic_seconds
+    found = {}
+    for file in sorted(folder.glob("rates-*.json"), reverse=True):
+        for row in json.loads(file.read_text())["rows"]:
+            start, end = row["window"]["start_unix"], row["window"]["end_unix"]
+            name = f"{file.stem.removeprefix('rates-')} {row['planned_rps']:g}"
+            window = Window(name, (), start - offset, end - offset)
+            found[name] = Evaluation(recording, [window], {}, {}, row["idle_joules"] / (end - start))
+    return found
+
+
+def loads_intervals(loads: Iterable[Evaluation]) -> list[Intervals]:
+    return [data.intervals(data.windows) for data in loads]
 
 
 def intervals(experiments: Sequence[Experiment]) -> Intervals:
@@ -180,39 +202,47 @@ def predicted_joules(data: Evaluation, windows: Sequence[Window], model: StepEne
 
 
 def marginals(experiment: Experiment, model: StepEnergyModel, limits: EngineLimits) -> list[Marginal]:
-    """Measured against predicted joules of the extra copies: windows with them less those without."""
+    """Measured against predicted joules of the extra copies: windows with them less those without.
+
+    A window without is served every third time; what it would have used at the time of a window with copies
+    is taken on the straight line between the two around it, as the board warms up.
+    """
     data = experiment.data
     by_shape: dict[str, list[Window]] = {}
     for window in data.windows:
         by_shape.setdefault(window.name.split(":")[1].split("#")[0].split(".")[0], []).append(window)
     base = by_shape.pop("base")
-    base_joules = [data.above_idle(window) for window in base]
-    base_predicted = np.mean(
-        [replay(jobs_of_requests(experiment.requests[w.name]), model, limits).joules(model) for w in base]
-    )
+    middles = [0.5 * (window.start_seconds + window.end_seconds) for window in base]
+
+    def replayed(window: Window) -> float:
+        return replay(jobs_of_requests(experiment.requests[window.name]), model, limits).joules(model)
+
+    def stepped(window: Window) -> float:
+        return predicted_joules(data, [window], model)
+
+    kinds = (data.above_idle, replayed, stepped)
+    without = [[kind(window) for window in base] for kind in kinds]
     found = []
     for shape, windows in by_shape.items():
-        joules = [data.above_idle(window) for window in windows]
-        predicted = np.mean(
+        added = np.array(
             [
-                replay(jobs_of_requests(experiment.requests[w.name]), model, limits).joules(model)
-                for w in windows
+                [
+                    kind(window)
+                    - np.interp(0.5 * (window.start_seconds + window.end_seconds), middles, joules)
+                    for window in windows
+                ]
+                for kind, joules in zip(kinds, without, strict=True)
             ]
         )
         copies = sum(r["group"] == "copies" for r in experiment.requests[windows[0].name])
-        spread = np.sqrt(np.var(base_joules, ddof=1) * (1 / len(base) + 1 / len(windows)))
-        found.append(
-            Marginal(
-                shape,
-                copies,
-                float(np.mean(joules) - np.mean(base_joules)),
-                float(spread),
-                float(predicted - base_predicted),
-                predicted_joules(data, windows, model) / len(windows)
-                - predicted_joules(data, base, model) / len(base),
-            )
-        )
-    return found
+        found.append((shape, copies, added))
+    pairs = [added[0] for _, _, added in found if added.shape[1] > 1]
+    # One deviation for all shapes, from their repeats: two of each say too little of one.
+    single = float(np.sqrt(np.mean([np.var(pair, ddof=1) for pair in pairs]))) if pairs else np.nan
+    return [
+        Marginal(shape, copies, added[0].mean(), single / np.sqrt(added.shape[1]), *added[1:].mean(axis=1))
+        for shape, copies, added in found
+    ]
 
 
 def run_error(data: Evaluation, window: Window, model: StepEnergyModel) -> float:
@@ -226,7 +256,7 @@ def books_report(experiments: Sequence[Experiment]) -> None:
     for experiment in experiments:
         if not experiment.books:
             continue
-        answers = experiment.books["windows"][1:]
+        answers = experiment.books["windows"][1 : 1 + len(experiment.against_counter)]
         total = sum(answer["total_joules"] for answer in answers)
         booked = 100 * max(map(abs, experiment.conservation))
         idle = experiment.books["energy"]["idle"]
@@ -249,85 +279,105 @@ def books_report(experiments: Sequence[Experiment]) -> None:
     print()
 
 
-def phase_table(experiment: Experiment, model: StepEnergyModel) -> None:
-    print("| phase | tokens | measured | predicted from mixed traffic | error |")
-    print("|---|---|---|---|---|")
+@dataclass(frozen=True)
+class PhaseRow:
+    """One kind of pure phase: tokens computed, joules above idle of them as measured and as predicted."""
+
+    name: str
+    tokens: int
+    measured: float
+    predicted: float
+
+    @property
+    def error_percent(self) -> float:
+        return 100 * (self.predicted / self.measured - 1)
+
+
+def phase_rows(experiment: Experiment, model: StepEnergyModel) -> list[PhaseRow]:
+    found = []
     for kind in dict.fromkeys(window.name.split("#")[0] for window in experiment.data.windows):
         windows = [w for w in experiment.data.windows if w.name.split("#")[0] == kind]
-        measured = sum(experiment.data.above_idle(window) for window in windows)
         steps = [experiment.data.steps(window) for window in windows]
         prefill = sum(int(batch.prefill_tokens.sum()) for batch in steps)
         decode = sum(int(batch.decode_tokens.sum()) for batch in steps)
-        tokens = prefill if "prefill" in kind else decode
+        measured = sum(experiment.data.above_idle(window) for window in windows)
         predicted = predicted_joules(experiment.data, windows, model)
+        tokens = prefill if "prefill" in kind else decode
+        found.append(PhaseRow(kind.split(":")[1], tokens, measured, predicted))
+    return found
+
+
+def phase_table(experiment: Experiment, model: StepEnergyModel) -> None:
+    print("| phase | tokens | measured | predicted from mixed traffic | error |")
+    print("|---|---|---|---|---|")
+    for row in phase_rows(experiment, model):
         print(
-            f"| {kind.split(':')[1]} | {tokens:,} | {1e3 * measured / tokens:.2f} mJ/token "
-            f"| {1e3 * predicted / tokens:.2f} mJ/token | {100 * (predicted / measured - 1):+.1f} % |"
+            f"| {row.name} | {row.tokens:,} | {1e3 * row.measured / row.tokens:.2f} mJ/token "
+            f"| {1e3 * row.predicted / row.tokens:.2f} mJ/token | {row.error_percent:+.1f} % |"
         )
     print()
 
 
-def plots(folder: Path, experiments: Mapping[str, Experiment], found: Sequence[Marginal]) -> None:
-    import matplotlib
+def read_folders(folders: Sequence[Path]) -> tuple[dict[str, Experiment], dict[str, Evaluation]]:
+    """(experiments, load tests) of all folders, by name."""
+    experiments: dict[str, Experiment] = {}
+    loads: dict[str, Evaluation] = {}
+    for folder in folders:
+        recordings = [read(path) for path in sorted(folder.glob("recording*")) if path.is_dir()]
+        for file in sorted(folder.glob("*.json.gz")):
+            experiment = load(file, recordings)
+            experiments[experiment.name] = experiment
+        for recording in recordings:
+            loads |= load_tests(folder, recording)
+    if not experiments:
+        raise SystemExit("analyse: no NAME.json.gz in the folders given")
+    return experiments, loads
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    folder.mkdir(parents=True, exist_ok=True)
+def duplicates_table(experiment: Experiment, others: Sequence[Experiment]) -> list[Marginal]:
+    model = fit_intervals(intervals(others))
+    found = marginals(experiment, model, limits_of(experiment.data.recording.steps))
+    print("## Duplicates\n")
+    print("| prompt x output | copies | measured | from the requests alone | from the recorded steps |")
+    print("|---|---|---|---|---|")
+    for m in found:
+        errors = [f"{j:,.0f} J, {e:+.1f} %" for j, e in zip((m.replayed, m.stepped), m.errors(), strict=True)]
+        measured = f"{m.measured:,.0f} ± {m.deviation:.0f} J"
+        print(f"| {m.shape} | {m.copies} | {measured} | {errors[0]} | {errors[1]} |")
+    print()
+    return found
+
+
+def window_table(experiments: Mapping[str, Experiment], others: Mapping[str, Sequence[Experiment]]) -> None:
+    print("## Window prediction\n")
     for name, experiment in experiments.items():
-        if not name.startswith("coalitions"):
+        if others[name] == [experiment]:
             continue
-        data = experiment.data
-        others = [e for other, e in experiments.items() if other != name]
-        model = fit_intervals(intervals(others or [experiment]))
-        value, _ = measured_shapley(data, TENANTS)
-        joint = [w for w in data.windows if len(w.tenants) == len(TENANTS)]
-        split = [rules(data, window, TENANTS, model) for window in joint]
-        figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
-        names = list(split[0])
-        for column, tenant in enumerate(TENANTS):
-            errors = [100 * (np.mean([s[n][column] for s in split]) / value[column] - 1) for n in names]
-            axes.barh(
-                np.arange(len(names)) + 0.27 * (column - 1),
-                errors,
-                height=0.25,
-                label=tenant,
-                color=COLOURS[column],
-            )
-        axes.axvspan(-5, 5, color="0.9", zorder=0)
-        axes.set_yticks(np.arange(len(names)), names)
-        axes.invert_yaxis()
-        axes.set_xscale("symlog", linthresh=10)
-        ticks = (-100, -50, -20, -5, 0, 5, 20, 50, 200)
-        axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
-        axes.set_xlabel("error against the measured Shapley value, % (grey: ±5; linear to ±10)")
-        axes.set_title(name)
-        axes.legend()
-        figure.savefig(folder / f"validation-{name}.png", dpi=110)
-        pyplot.close(figure)
-    if found:
-        figure, axes = pyplot.subplots(figsize=(5, 4.5), layout="constrained")
-        most = 1.1 * max(max(m.measured, m.replayed) for m in found)
-        axes.plot([0, most], [0, most], color="0.6")
-        axes.set(xlim=(300, most), ylim=(300, most))
-        axes.fill_between([0, most], [0, 0.95 * most], [0, 1.05 * most], color="0.9")
-        for number, marginal in enumerate(sorted(found, key=lambda m: m.measured)):
-            x, error = marginal.measured, marginal.deviation
-            axes.errorbar(x, marginal.replayed, xerr=error, fmt="o", color=COLOURS[0])
-            axes.plot(x, marginal.stepped, "D", mfc="none", color=COLOURS[1])
-            # Left and right by turns, since neighbours are close.
-            place = ("left", "top") if number % 2 == 0 else ("right", "bottom")
-            axes.annotate(
-                f"  {marginal.shape}  ", (x, marginal.replayed), ha=place[0], va=place[1], fontsize=9
-            )
-        axes.plot([], [], "o", color=COLOURS[0], label="from the requests alone")
-        axes.plot([], [], "D", mfc="none", color=COLOURS[1], label="from the recorded steps")
-        axes.legend(loc="upper left")
-        axes.set_xlabel("measured joules of the copies")
-        axes.set_ylabel("predicted joules (grey: ±5 %)")
-        axes.set_title("copies injected into steady traffic")
-        figure.savefig(folder / "validation-duplicates.png", dpi=110)
-        pyplot.close(figure)
+        model = fit_intervals(intervals(others[name]))
+        print(f"- {name}, fitted on the other experiments: {window_line(experiment, model)}")
+    print()
+
+
+def window_line(experiment: Experiment, model: StepEnergyModel) -> str:
+    data = experiment.data
+    runs = [run_error(data, window, model) for window in data.windows]
+    return (
+        f"{prediction_error(data, data.windows, model)}; {len(runs)} runs: "
+        f"{100 * np.sqrt(np.mean(np.square(runs))):.2f} % rms a run, worst {100 * max(runs, key=abs):+.2f} %"
+    )
+
+
+def phases_section(
+    experiment: Experiment, rest: Sequence[Experiment], loads: Mapping[str, Evaluation]
+) -> None:
+    mixed_traffic = [intervals(rest)] if rest else loads_intervals(loads.values())
+    if not mixed_traffic:
+        return
+    model = fit_intervals(joined(mixed_traffic), BOARD_WATTS - experiment.data.idle_watts)
+    print("## Pure phases\n")
+    print(f"Step model fitted on {'the other experiments' if rest else 'the load tests'}:\n")
+    phase_table(experiment, model)
+    print(f"- {window_line(experiment, model)}\n")
 
 
 def main() -> None:
@@ -335,55 +385,33 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
-    experiments: dict[str, Experiment] = {}
-    for folder in options.folders:
-        recordings = [read(path) for path in sorted(folder.glob("recording*")) if path.is_dir()]
-        for file in sorted(folder.glob("*.json.gz")):
-            found_experiment = load(file, recordings)
-            experiments[found_experiment.name] = found_experiment
-    if not experiments:
-        raise SystemExit("analyse: no NAME.json.gz in the folders given")
+    experiments, loads = read_folders(options.folders)
     others = {
         name: [e for other, e in experiments.items() if other != name] or [experiments[name]]
         for name in experiments
     }
-    print("## Coalitions\n")
     mixed = [e for name, e in experiments.items() if name.startswith("coalitions")]
-    coalition_tables(mixed, others)
+    if mixed:
+        print("## Coalitions\n")
+        coalition_tables(mixed, others)
     found: list[Marginal] = []
     if "duplicates" in experiments:
-        experiment = experiments["duplicates"]
-        model = fit_intervals(intervals(others["duplicates"]))
-        found = marginals(experiment, model, limits_of(experiment.data.recording.steps))
-        print("## Duplicates\n")
-        print("| prompt x output | copies | measured | from the requests alone | from the recorded steps |")
-        print("|---|---|---|---|---|")
-        for m in found:
-            errors = [
-                f"{j:,.0f} J, {e:+.1f} %" for j, e in zip((m.replayed, m.stepped), m.errors(), strict=True)
-            ]
-            measured = f"{m.measured:,.0f} ± {m.deviation:.0f} J"
-            print(f"| {m.shape} | {m.copies} | {measured} | {errors[0]} | {errors[1]} |")
-        print()
-    print("## Window prediction\n")
-    for name, experiment in experiments.items():
-        model = fit_intervals(intervals(others[name]))
-        print(f"- {name}, fitted on the other experiments:", end=" ")
-        print(prediction_error(experiment.data, experiment.data.windows, model), end="; ")
-        runs = [run_error(experiment.data, window, model) for window in experiment.data.windows]
-        print(
-            f"{len(runs)} runs: {100 * np.sqrt(np.mean(np.square(runs))):.2f} % rms a run, "
-            f"worst {100 * max(runs, key=abs):+.2f} %"
-        )
-    print()
-    if "phases" in experiments and mixed:
-        print("## Pure phases\n")
+        found = duplicates_table(experiments["duplicates"], others["duplicates"])
+    window_table(experiments, others)
+    if "phases" in experiments:
         rest = [e for name, e in experiments.items() if name != "phases"]
-        phase_table(experiments["phases"], fit_intervals(intervals(rest)))
+        phases_section(experiments["phases"], rest, loads)
     print("## Conservation\n")
     books_report(list(experiments.values()))
     if options.plots:
-        plots(options.plots, experiments, found)
+        import validation_plots
+
+        options.plots.mkdir(parents=True, exist_ok=True)
+        for experiment in mixed:
+            rest = others[experiment.name]
+            validation_plots.coalitions(options.plots, experiment, fit_intervals(intervals(rest)), TENANTS)
+        if found:
+            validation_plots.duplicates(options.plots, found)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import json
 import math
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +27,85 @@ from traffic import Endpoint, Planned, Sent, play
 
 CALM_SECONDS = 1.2
 ARRIVAL_SECONDS = 16.0
-# (median prompt, sigma, longest), (median output, sigma, longest): lognormal lengths of each tenant.
-TENANTS = {
-    "code": ((1500, 0.7, 6000), (14, 0.8, 120)),
-    "conv": ((900, 0.7, 4000), (150, 0.7, 600)),
-    "long": ((100, 0.5, 400), (450, 0.35, 900)),
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn anew for data that a method was not developed on.
+
+    `tenants`: (median prompt, sigma, longest), (median output, sigma, longest) of lognormal lengths;
+    `rates`: requests a second of each tenant at each level; `steady`: those that copies are added to;
+    `copies`: (prompt, output, number); `prompts`: (length, a second); `together`: requests that only decode.
+    """
+
+    tenants: dict[str, tuple[tuple[float, float, int], tuple[float, float, int]]]
+    rates: dict[str, dict[str, float]]
+    seeds: dict[str, int]
+    steady: dict[str, float]
+    copies: tuple[tuple[int, int, int], ...]
+    prompts: tuple[tuple[int, float], ...]
+    together: tuple[int, ...]
+
+
+DRAWS = {
+    1: Draw(
+        {
+            "code": ((1500, 0.7, 6000), (14, 0.8, 120)),
+            "conv": ((900, 0.7, 4000), (150, 0.7, 600)),
+            "long": ((100, 0.5, 400), (450, 0.35, 900)),
+        },
+        # The recording that the first method was developed on had 2.2, 2.0 and 0.6.
+        {
+            "low": {"code": 2.6, "conv": 1.0, "long": 0.5},
+            "high": {"code": 4.5, "conv": 3.2, "long": 1.3},
+        },
+        {"low": 20417, "high": 90533, "steady": 5501},
+        {"conv": 3.0, "long": 0.5},
+        (
+            (512, 64, 60),
+            (2048, 16, 20),
+            (4096, 8, 12),
+            (128, 256, 40),
+            (1024, 128, 30),
+            (64, 32, 200),
+            (256, 512, 16),
+        ),
+        ((1024, 16.0), (4096, 5.0)),
+        (8, 48),
+    ),
+    2: Draw(
+        {
+            "code": ((1900, 0.6, 7000), (20, 0.8, 150)),
+            "conv": ((700, 0.8, 4000), (190, 0.6, 600)),
+            "long": ((140, 0.6, 600), (380, 0.4, 900)),
+        },
+        {
+            "low": {"code": 1.8, "conv": 1.4, "long": 0.6},
+            "high": {"code": 3.4, "conv": 3.8, "long": 1.8},
+        },
+        {"low": 71003, "high": 33347, "steady": 6607},
+        {"conv": 2.4, "code": 0.8, "long": 0.5},
+        (
+            (700, 48, 50),
+            (1500, 24, 26),
+            (3000, 12, 16),
+            (96, 200, 50),
+            (900, 100, 34),
+            (48, 40, 190),
+            (320, 400, 20),
+        ),
+        ((768, 20.0), (3000, 6.0)),
+        (16, 96),
+    ),
 }
-RATES = {  # requests a second of each tenant; the recording this was developed on had 2.2, 2.0 and 0.6
-    "low": {"code": 2.6, "conv": 1.0, "long": 0.5},
-    "high": {"code": 4.5, "conv": 3.2, "long": 1.3},
-}
-SEEDS = {"low": 20417, "high": 90533}
-DUPLICATE_SHAPES = (  # prompt, output, copies
-    (512, 64, 60),
-    (2048, 16, 20),
-    (4096, 8, 12),
-    (128, 256, 40),
-    (1024, 128, 30),
-    (64, 32, 200),
-    (256, 512, 16),
-)
 DUPLICATE_SECONDS = 10.0
 SETTLING_SECONDS = 20.0
 
 
-def tenant_plan(tenant: str, rate: float, seconds: float, seed: int) -> list[Planned]:
+def tenant_plan(draw: Draw, tenant: str, rate: float, seconds: float, seed: int) -> list[Planned]:
     """Poisson arrivals with lognormal lengths."""
     dice = random.Random(f"{tenant}-{seed}")
-    prompt, output = TENANTS[tenant]
+    prompt, output = draw.tenants[tenant]
 
     def length(median: float, sigma: float, longest: int) -> int:
         return max(4, min(longest, round(median * math.exp(sigma * dice.gauss(0.0, 1.0)))))
@@ -66,14 +118,14 @@ def tenant_plan(tenant: str, rate: float, seconds: float, seed: int) -> list[Pla
     return plan
 
 
-def coalitions(level: str, scale: float) -> list[tuple[str, list[Planned]]]:
+def coalitions(draw: Draw, level: str, scale: float) -> list[tuple[str, list[Planned]]]:
     """Every subset twice. The second round goes backwards, so that drift hits all subsets alike."""
     plans = {
-        tenant: tenant_plan(tenant, rate, ARRIVAL_SECONDS * scale, SEEDS[level])
-        for tenant, rate in RATES[level].items()
+        tenant: tenant_plan(draw, tenant, rate, ARRIVAL_SECONDS * scale, draw.seeds[level])
+        for tenant, rate in draw.rates[level].items()
     }
     subsets = [subset for size in (1, 2, 3) for subset in itertools.combinations(sorted(plans), size)]
-    random.Random(SEEDS[level]).shuffle(subsets)
+    random.Random(draw.seeds[level]).shuffle(subsets)
     windows = []
     for round_number, order in enumerate((subsets, subsets[::-1])):
         for subset in order:
@@ -82,13 +134,17 @@ def coalitions(level: str, scale: float) -> list[tuple[str, list[Planned]]]:
     return windows
 
 
-def duplicates(scale: float) -> list[tuple[str, list[Planned]]]:
+def duplicates(draw: Draw, scale: float) -> list[tuple[str, list[Planned]]]:
     """The same steady traffic each time, alone or with copies of one shape laid evenly over it."""
     seconds = DUPLICATE_SECONDS * scale
-    steady = tenant_plan("conv", 3.0, seconds, 5501) + tenant_plan("long", 0.5, seconds, 5501)
+    steady = [
+        planned
+        for tenant, rate in draw.steady.items()
+        for planned in tenant_plan(draw, tenant, rate, seconds, draw.seeds["steady"])
+    ]
     windows = []
     for round_number in range(2):
-        order = list(DUPLICATE_SHAPES)
+        order = list(draw.copies)
         if round_number:
             order.reverse()
         for row, (prompt, output, copies) in enumerate(order):
@@ -100,16 +156,16 @@ def duplicates(scale: float) -> list[tuple[str, list[Planned]]]:
     return [(name, sorted(plan, key=lambda p: p.at_seconds)) for name, plan in windows]
 
 
-def phases(scale: float) -> list[tuple[str, list[Planned]]]:
+def phases(draw: Draw, scale: float) -> list[tuple[str, list[Planned]]]:
     """Prompts with one token of answer at a steady rate, and short prompts that only decode together."""
     seconds = 8.0 * scale
     windows: list[tuple[str, list[Planned]]] = []
-    for prompt, rate in ((1024, 16.0), (4096, 5.0)):
+    for prompt, rate in draw.prompts:
         count = max(2, round(rate * seconds))
         windows.append(
             (f"phase:prefill-{prompt}", [Planned(i / rate, prompt, 1, "prefill") for i in range(count)])
         )
-    for together in (8, 48):
+    for together in draw.together:
         tokens = max(20, round(1200 * scale))
         windows.append(
             (f"phase:decode-{together}", [Planned(0.0, 16, tokens, "decode") for _ in range(together)])
@@ -118,8 +174,8 @@ def phases(scale: float) -> list[tuple[str, list[Planned]]]:
 
 
 PLANS = {
-    "coalitions-low": lambda scale: coalitions("low", scale),
-    "coalitions-high": lambda scale: coalitions("high", scale),
+    "coalitions-low": lambda draw, scale: coalitions(draw, "low", scale),
+    "coalitions-high": lambda draw, scale: coalitions(draw, "high", scale),
     "duplicates": duplicates,
     "phases": phases,
 }
@@ -176,16 +232,17 @@ def split(endpoint: Endpoint, window: dict[str, Any]) -> Any:
     return endpoint.get(f"/energy?start={window['start_unix']:.6f}&end={window['end_unix']:.6f}&group_by=tag")
 
 
-async def run(name: str, url: str, out: Path, scale: float) -> None:
+async def run(name: str, url: str, out: Path, scale: float, draw: int) -> None:
     endpoint = Endpoint(url)
     await warm_up(endpoint)
     idle_start = time.time()
     await asyncio.sleep(6.0 * min(scale, 1.0) + 1.0)
     idle = {"name": "idle", "start_unix": idle_start + 1.0, "end_unix": time.time(), "requests": []}
     windows = [idle]
-    for window, plan in PLANS[name](scale):
+    for window, plan in PLANS[name](DRAWS[draw], scale):
         windows.append(await play(endpoint, window, plan, calm_seconds=CALM_SECONDS))
     result: dict[str, Any] = {"schema": "wattload.experiment/1", "experiment": name, "scale": scale}
+    result["draw"] = draw
     result["windows"] = windows
     try:
         result["settled"] = settled(endpoint, windows)
@@ -206,8 +263,9 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--draw", type=int, default=2, choices=sorted(DRAWS), help="which of the drawn loads")
     options = parser.parse_args()
-    asyncio.run(run(options.experiment, options.url, options.out, options.scale))
+    asyncio.run(run(options.experiment, options.url, options.out, options.scale, options.draw))
 
 
 if __name__ == "__main__":

@@ -12,21 +12,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from analyse import intervals, load
-from evaluate import Evaluation, Window, fit_intervals, prediction_error, updates_of
+from analyse import BOARD_WATTS, Experiment, intervals, load, load_tests, loads_intervals
+from evaluate import Evaluation, fit_intervals, joined, prediction_error, updates_of
 from wattmeter.recording import Recording, read
-from wattmeter.stepmodel import StepEnergyModel
 
 # Okabe and Ito: told apart with every kind of colour vision.
 OWN, WHOLE, POWER = "#0072B2", "#D55E00", "#009E73"
 # Above this share of the offered rate the server keeps up; below, a queue grows.
 KEEPS_UP = 0.95
-BOARD_WATTS = 700.0
 
 
 @dataclass(frozen=True)
@@ -88,21 +87,20 @@ def point(row: dict[str, Any], recording: Recording) -> Point:
     )
 
 
-def held_out(rows: list[dict[str, Any]], recording: Recording, model: StepEnergyModel) -> None:
-    """Each rate's seconds predicted by a model that saw none of them, with and without a ceiling."""
-    offset = recording.unix_minus_monotonic_seconds
-    print("| rate | W | no ceiling: a second, in sum | board's limit as ceiling: a second, in sum |")
-    print("|---|---|---|---|")
-    for row in rows:
-        start, end = row["window"]["start_unix"] - offset, row["window"]["end_unix"] - offset
-        idle = row["idle_joules"] / (end - start)
-        window = Window(f"{row['planned_rps']:g}", (), start, end)
-        data = Evaluation(recording, [window], {}, {}, idle)
-        capped = dataclasses.replace(model, power_cap_watts=BOARD_WATTS - idle)
-        found = [prediction_error(data, [window], each) for each in (model, capped)]
-        cells = [f"{100 * each.rms:.2f} %, {100 * each.total:+.2f} %" for each in found]
-        print(f"| {row['planned_rps']:g} | {row['mean_watts']:.0f} | {cells[0]} | {cells[1]} |")
-    print()
+def held_out(name: str, loads: Mapping[str, Evaluation], experiments: Sequence[Experiment]) -> str:
+    """A load test's seconds predicted by a model of the experiments and the other load tests: a table row."""
+    data = loads[name]
+    ceiling = BOARD_WATTS - data.idle_watts
+    others = loads_intervals(each for other, each in loads.items() if other != name)
+    model = fit_intervals(joined([*others, intervals(experiments)] if experiments else others), ceiling)
+    error = prediction_error(data, data.windows, model)
+    free = prediction_error(data, data.windows, dataclasses.replace(model, power_cap_watts=None))
+    window = data.windows[0]
+    watts = data.joules(window.start_seconds, window.end_seconds) / window.seconds
+    return (
+        f"| {name} | {watts:.0f} | {100 * error.rms:.2f} % | {100 * error.p95:.1f} % "
+        f"| {100 * error.total:+.2f} % | {100 * free.total:+.2f} % |"
+    )
 
 
 def table(points: list[Point]) -> None:
@@ -183,7 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     recording = read(options.folder / "recording")
     experiments = [load(file, [recording]) for file in sorted(options.folder.glob("*.json.gz"))]
-    model = fit_intervals(intervals(experiments)) if experiments else None
+    loads = load_tests(options.folder, recording)
     for file in sorted(options.folder.glob("rates-*.json"), reverse=True):
         trace = file.stem.removeprefix("rates-")
         rows = json.loads(file.read_text())["rows"]
@@ -194,12 +192,17 @@ def main() -> None:
         booked = 100 * max(abs(p.booked_ratio) for p in points)
         print(f"- windows' energy against the raw counter: worst {counter:.3f} %")
         print(f"- requests + idle + unattributed against it: worst {booked:.4f} %\n")
-        if model is not None:
-            print("Seconds predicted by the step model of the experiments (no rate was fitted on):\n")
-            held_out(rows, recording, model)
         if options.plots:
             options.plots.mkdir(parents=True, exist_ok=True)
             plot(points, trace, options.plots / f"validation-rates-{trace}.png")
+    print("### Held out\n")
+    print(
+        "Step model fitted on the experiments and the other load tests, with the board's limit as ceiling:\n"
+    )
+    print("| load test | W | rms a second | 95th percentile | in sum | in sum without the ceiling |")
+    print("|---|---|---|---|---|---|")
+    for name in loads:
+        print(held_out(name, loads, experiments))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import asyncio
 import socket
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import uvicorn
 from experiments import PLANS, run
 from wattmeter.meter import Reading
+from wattmeter.padding import NO_PADDING
 from wattmeter.recording import RecordingWriter
 from wattmeter.steps import StepBatch
 from wattserve.sim import Simulator
@@ -26,7 +28,9 @@ from wattserve.virtual_gpu.profile import load_profile
 
 def serve(out: Path) -> tuple[uvicorn.Server, RecordingWriter, str]:
     simulator = Simulator(load_profile("h200-llama-3.1-8b"))
-    writer = RecordingWriter(out / "recording", {"model": "virtual GPU", "source": "modelled"})
+    # The virtual GPU computes what it is asked for and no more.
+    meta = {"model": "virtual GPU", "source": "modelled", "padding": asdict(NO_PADDING)}
+    writer = RecordingWriter(out / "recording", meta)
     read_energy, add_steps = simulator.meter.read_energy, simulator.account.add_steps
 
     def recorded_energy(device_id: str) -> Reading:
@@ -55,10 +59,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(sorted(PLANS)))
     parser.add_argument("--scale", type=float, default=0.3)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     server, writer, url = serve(options.out)
     for name in options.names or sorted(PLANS):
-        asyncio.run(run(name, url, options.out / f"{name}.json.gz", options.scale))
+        asyncio.run(run(name, url, options.out / f"{name}.json.gz", options.scale, draw=2))
     server.should_exit = True
     time.sleep(1.0)
     writer.close()

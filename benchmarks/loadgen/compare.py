@@ -119,6 +119,8 @@ def compare(name: str, job: Job) -> dict[str, Any]:
         process.wait()
     truth = [row for row in mock.stop() if len(row["chunks"]) == CHUNKS]
     row: dict[str, Any] = {"client": name, "rate": job.rate, "status": process.returncode}
+    if not truth:
+        return {**row, "failed": "not one request was answered in full"}
     try:
         seen = read(job)
     except (OSError, KeyError, ValueError, IndexError) as error:

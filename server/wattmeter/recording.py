@@ -104,6 +104,9 @@ class Recording:
     def unix_minus_monotonic_seconds(self) -> float:
         return float(self.meta.get("unix_minus_monotonic_seconds", 0.0))
 
+    def unix_seconds_of(self, monotonic_ns: int) -> float:
+        return monotonic_ns * 1e-9 + self.unix_minus_monotonic_seconds
+
     def monotonic_ns_of(self, unix_seconds: float) -> int:
         return round((unix_seconds - self.unix_minus_monotonic_seconds) * 1e9)
 
