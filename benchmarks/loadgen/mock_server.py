@@ -186,7 +186,10 @@ class Server:
             self.epoll.register(connection.fd, select.EPOLLIN)
 
     def close(self, connection: Connection) -> None:
-        if self.connections.pop(connection.fd, None) is not None:
+        connection.stream = None  # what is still due of it is not sent
+        # A client that went away while its answer was due: the number may be another connection's by now.
+        if self.connections.get(connection.fd) is connection:
+            del self.connections[connection.fd]
             self.epoll.unregister(connection.fd)
             connection.sock.close()
 

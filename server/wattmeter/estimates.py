@@ -29,7 +29,7 @@ def estimate(
     if end <= start:
         nothing = np.zeros(len(steps.request_ids))
         return Estimate(steps.request_ids, nothing, nothing)
-    joules = float(np.sum(model.step_joules(step_work(steps)))) * (scale or 1.0)
+    joules = float(np.sum(model.step_joules(step_work(steps, model.padding)))) * (scale or 1.0)
     split = attribute(
         steps,
         np.array([start, end], dtype=np.int64),

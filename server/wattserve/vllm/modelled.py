@@ -53,7 +53,7 @@ class StepModelMeter:
         before = np.concatenate(([self._previous_end_ns], ends[:-1])) if len(ends) else ends
         starts = np.minimum(np.maximum(batch.launch_ns, before), ends)
         seconds = ((ends - starts) * 1e-9).astype(np.float64)
-        joules = self._model.step_joules(step_work(batch), seconds)
+        joules = self._model.step_joules(step_work(batch, self._model.padding), seconds)
         with self._lock:
             self._open.extend(zip(starts.tolist(), ends.tolist(), joules.tolist(), strict=True))
             if len(ends):
