@@ -66,7 +66,7 @@ def attribute(
 
     `groups`, shape (R,), numbers the group (tenant, API key, ...) of each request: groups are then the
     players, and requests share within theirs. `group_factors`, shape (G,), multiplies what each group would
-    get before the sum is met (see GroupShares in groupshares.py). `concurrency` is the mean number of
+    get before the sum is met (see groupshares.py). `concurrency` is the mean number of
     requests present, were steps as short as alone; by default it is taken from the steps and edges given.
 
     Raises ValueError where edges and joules do not fit each other or are not finite.
