@@ -18,10 +18,10 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 unit: $(VENV)/.installed-dev
-	@$(BIN)/pytest -q -m "not e2e and not vllm and not services"
+	@$(BIN)/pytest -q -n auto --dist loadfile -m "not e2e and not vllm and not services"
 
 e2e: $(VENV)/.installed-dev
-	@$(BIN)/pytest -q -m "e2e and not vllm and not services"
+	@$(BIN)/pytest -q -n 3 --dist loadfile -m "e2e and not vllm and not services"
 
 services: $(VENV)/.installed-dev  ## dashboards on a real Prometheus, Compose, screenshots (installs Debian packages as root)
 	@bash .ci/services

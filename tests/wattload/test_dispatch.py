@@ -127,8 +127,8 @@ def test_a_closed_loop_keeps_its_slots_busy_and_no_more() -> None:
 
 def test_a_closed_loop_that_ends_in_time_counts_only_what_it_sent() -> None:
     plan = schedule([float("nan")] * 1000, closed_concurrency=2)
-    records, _, _ = replay(plan, lambda request: [0.02, *good(request)], end_seconds=0.2)
-    assert 4 <= len(records) <= 40
+    records, _, _ = replay(plan, lambda request: [0.02, *good(request)], end_seconds=1.0)
+    assert 4 <= len(records) <= 200
     assert {r.outcome for r in records} == {Outcome.COMPLETED}
 
 
