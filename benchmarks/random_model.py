@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "vocab_size": 4096,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 32768,
         "rope_theta": 10000.0,
     },
     "llama-3.1-8b": {

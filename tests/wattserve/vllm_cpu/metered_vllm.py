@@ -17,6 +17,8 @@ import pytest
 
 MODEL_NAME = "tiny"
 START_SECONDS = 240
+# So long that no request runs to its end before a client's hanging up is seen, however late that is.
+MAX_MODEL_LEN = 32768
 
 
 def free_port() -> int:
@@ -63,7 +65,7 @@ class Server:
             str(model),
             *("--load-format", "dummy", "--served-model-name", MODEL_NAME),
             *(("--enforce-eager",) if eager else ()),
-            *("--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", "2048"),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", str(MAX_MODEL_LEN)),
             *flags,
         ]
         ours = ["--energy-meter", f"modelled:{profile}", "--energy-record", str(self.recording)]
