@@ -15,9 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wattload.client_events import DONE, EventError, body_error, is_plain_token, read_event
+from wattload.client_repeated import RepeatedEvent
 from wattload.errors import BadInput
 from wattload.record import Outcome, RequestRecord
 from wattload.transport.connection import Address, Connection, Pool
+from wattload.transport.descriptors import OUT_OF_DESCRIPTORS, out_of_descriptors
 from wattload.transport.http_response import HttpError, ResponseParser
 from wattload.transport.sse import SseError, SseParser
 from wattload.transport.tls import tls_context
@@ -63,7 +65,7 @@ class Call:
     """One request in flight. Times inside are of `time.perf_counter()`; the record's are UNIX seconds."""
 
     __slots__ = (
-        "_body", "_client", "_done", "_last", "_parser", "_plain", "_said_done", "_sse", "_tokens_before",
+        "_body", "_client", "_done", "_last", "_parser", "_plain", "_repeated", "_said_done", "_sse",
         "connection", "finish", "record", "sent", "started", "usage",
     )  # fmt: skip
 
@@ -72,10 +74,11 @@ class Call:
         self._parser = ResponseParser()
         self._sse: SseParser | None = None
         self._plain = False
+        # Set only while both parsers are between two events.
+        self._repeated: RepeatedEvent | None = None
         self._body = b""
         self._last = 0.0
         self._said_done = False
-        self._tokens_before = 0
         self.connection: Connection | None = None
         self.started = time.perf_counter()
         self.sent: float | None = None
@@ -87,6 +90,11 @@ class Call:
         self.record.sent_unix = now + self._client.unix_offset
 
     def received(self, data: bytes, now: float) -> None:
+        if self._repeated is not None:
+            if self._repeated.is_all_of(data):
+                self._token(now)
+                return
+            self._repeated = None
         try:
             body = self._parser.feed(data)
             if self._plain:
@@ -124,6 +132,8 @@ class Call:
         for payload in self._sse.feed(body):
             if is_plain_token(payload):
                 self._token(now)
+                if self._parser.between_chunks and self._sse.between_events:
+                    self._repeated = RepeatedEvent.of(payload)
             elif payload == DONE:
                 self._said_done = True
             else:
@@ -163,6 +173,8 @@ class Call:
     def lost(self, error: OSError, *, connecting: bool, now: float) -> None:
         self.connection = None
         said = f"{type(error).__name__}: {error.strerror or error}"
+        if out_of_descriptors(error):
+            said = f"{OUT_OF_DESCRIPTORS} ({error.strerror})"
         self._fail(Outcome.CONNECT_ERROR if connecting else Outcome.DISCONNECTED, said)
 
     def overdue(self, now: float) -> tuple[Outcome, str] | None:

@@ -33,6 +33,7 @@ from wattload.rundir import RequestWriter, RunDir, request_batch
 from wattload.schedule import Schedule
 from wattload.stop_rule import parse_until
 from wattload.tally import LogHistogram, Tally
+from wattload.transport.arrival import keeps_stamps
 
 # A request that leaves later than this waits for the client and not for the server.
 SATURATION_SECONDS = 0.02
@@ -86,7 +87,7 @@ class Recorder:
     """Takes each request's record once: the row, the totals, the metrics, Locust's statistics."""
 
     def __init__(self, plan: LoadPlan, environment: Environment | None) -> None:
-        """`environment` None: the workers have told Locust already."""
+        """`environment` None: nothing is told to Locust here, as where its workers have."""
         # The writer's own limit is a backstop: batches are written in steps, between two sendings.
         self._writer = RequestWriter(plan.run, batch_rows=_BATCH_ROWS * 40)
         self._writing: Iterator[None] | None = None
@@ -121,11 +122,14 @@ class Recorder:
 
 
 class LocalLoad:
-    """The load of a run from this process alone. `environment` is Locust's; its user's task is `replay`."""
+    """The load of a run from this process alone, by a Locust user whose task is `replay`. `told`: where
+    Locust's own statistics are to be kept; nobody sees them outside its web UI, and they cost as much as
+    sending does.
+    """
 
-    def __init__(self, plan: LoadPlan, environment: Environment) -> None:
+    def __init__(self, plan: LoadPlan, told: Environment | None) -> None:
         self._plan = plan
-        self._recorder = Recorder(plan, environment)
+        self._recorder = Recorder(plan, told)
         self._client = Client(plan.options)
         self._dispatcher = make_dispatcher(
             plan.config,
@@ -176,13 +180,13 @@ class LocalLoad:
         if self._failure is not None:
             raise self._failure
         self.result.planned = self._recorder.rows
-        judge_lag(self.result, 1)
+        judge_client(self.result, 1)
         return self.result
 
 
 def _run_here(plan: LoadPlan) -> LoadResult:
     environment = Environment(events=Events(), host=plan.options.url)
-    load = LocalLoad(plan, environment)
+    load = LocalLoad(plan, None)
     environment.user_classes = [replay_user(load.replay)]
     runner = environment.create_local_runner()
     try:
@@ -226,13 +230,19 @@ class Usage:
     def __init__(self) -> None:
         self._cpu = time.process_time()
 
-    def since(self) -> dict[str, float | None]:
-        """CPU seconds, and the most memory the process ever had, in MB; None where /proc does not say."""
+    def since(self) -> dict[str, Any]:
+        """CPU seconds, the most memory the process ever had, in MB (None where /proc does not say), and who
+        notes when tokens arrive: `kernel`, or `process`, which adds how late the process reads.
+        """
         peak = None
         with contextlib.suppress(OSError):
             found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
             peak = int(found[1]) / 1024 if found is not None else None
-        return {"cpu_seconds": time.process_time() - self._cpu, "peak_memory_megabytes": peak}
+        return {
+            "cpu_seconds": time.process_time() - self._cpu,
+            "peak_memory_megabytes": peak,
+            "arrival_times": "kernel" if keeps_stamps() else "process",
+        }
 
 
 def give_back_memory() -> None:
@@ -345,8 +355,16 @@ def watch(
     plan.metrics.phase(None)
 
 
-def judge_lag(result: LoadResult, processes: int) -> None:
-    """A client that is late measures itself: the run is invalid then, and says what to do."""
+def judge_client(result: LoadResult, processes: int) -> None:
+    """A client that is late measures itself, and one that cannot open connections sheds load: the run is
+    invalid then, and says what to do.
+    """
+    more = f"--processes {max(2, processes * 2)}"
+    if result.tally.out_of_descriptors:
+        result.reasons.append(
+            f"client out of file descriptors: {result.tally.out_of_descriptors} requests could not be sent;"
+            f" raise `ulimit -n` or use {more}"
+        )
     lag = result.lag.quantile(0.99)
     # A few late ones among few requests are the system's hiccup, not a client at its end.
     if (
@@ -354,6 +372,4 @@ def judge_lag(result: LoadResult, processes: int) -> None:
         and lag > SATURATION_SECONDS
         and result.lag.above(SATURATION_SECONDS) >= _LATE_REQUESTS
     ):
-        result.reasons.append(
-            f"client saturated: lag p99 {lag * 1e3:.0f} ms; use --processes {max(2, processes * 2)}"
-        )
+        result.reasons.append(f"client saturated: lag p99 {lag * 1e3:.0f} ms; use {more}")

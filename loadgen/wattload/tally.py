@@ -8,6 +8,7 @@ from collections import Counter, deque
 from typing import Any
 
 from wattload.record import Outcome, RequestRecord
+from wattload.transport.descriptors import OUT_OF_DESCRIPTORS
 
 _EXAMPLES = 3
 _RECENT = 400
@@ -76,6 +77,7 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.sent = 0
+        self.out_of_descriptors = 0
         self.joules = array.array("d")
         self.joules_from_unix = -math.inf
         self._keep_joules = keep_joules
@@ -97,6 +99,8 @@ class Tally:
                 self._joules.append(record.energy_joules)
                 self._tokens.append(record.output_tokens or 0)
         elif outcome is not Outcome.UNSENT:
+            if record.error is not None and record.error.startswith(OUT_OF_DESCRIPTORS):
+                self.out_of_descriptors += 1
             said = self.examples.setdefault(outcome.value, [])
             if len(said) < _EXAMPLES and record.error is not None and record.error not in said:
                 said.append(record.error)

@@ -22,7 +22,7 @@ from wattload import worker_messages as said
 from wattload.errors import RunInvalid
 from wattload.load_user import replay_user
 from wattload.record import RequestRecord
-from wattload.runner import Interrupt, LoadPlan, LoadResult, Recorder, judge_lag, watch
+from wattload.runner import Interrupt, LoadPlan, LoadResult, Recorder, judge_client, watch
 
 _CLOCK_ROUNDS = 15
 _START_SECONDS = 60.0
@@ -264,7 +264,7 @@ class DistributedRun:
         result.workers = [worker.as_dict() for worker in self.workers.values()]
         result.planned = self._recorder.rows
         result.finished_unix = time.time()
-        judge_lag(result, len(self.workers))
+        judge_client(result, len(self.workers))
         return result
 
 

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import gevent
 
 from wattload.errors import BadInput
+from wattload.transport.arrival import ANCILLARY_BYTES, arrived, stamp_arrivals
+from wattload.transport.descriptors import reserve_descriptors
 from wattload.transport.tls import TlsLayer
 
 _READ, _WRITE = 1, 2
@@ -36,7 +38,7 @@ class Exchange(Protocol):
         """The first byte is about to be handed to the kernel."""
 
     def received(self, data: bytes, now: float) -> None:
-        """Bytes of the answer, as they came at `now`."""
+        """Bytes of the answer, that came at `now` (to this host, where the kernel says)."""
 
     def closed(self, now: float) -> None:
         """The server closed its side."""
@@ -68,8 +70,8 @@ class Connection:
     """One TCP connection. Made by `Pool`."""
 
     __slots__ = (
-        "_address", "_attempt", "_fd", "_loop", "_outgoing", "_pool", "_reader", "_sock", "_tls", "_writer",
-        "connecting", "exchange", "idle_since",
+        "_address", "_after", "_attempt", "_loop", "_outgoing", "_pool", "_reader", "_sock", "_tls",
+        "_writer", "connecting", "exchange", "idle_since",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, address: Address) -> None:
@@ -81,6 +83,8 @@ class Connection:
         self._writer: Any = None
         self._tls: TlsLayer | None = None
         self._outgoing = b""
+        # When the connection was last known to have nothing to read.
+        self._after = 0.0
         self.exchange: Exchange | None = None
         self.connecting = True
         self.idle_since = 0.0
@@ -94,9 +98,14 @@ class Connection:
         if self._sock is None:
             self._connect()
         else:
-            exchange.sending(time.perf_counter())
-            self._encrypt()
-            self._send()
+            self._begin(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._after = time.perf_counter()
+        exchange.sending(self._after)
+        if self._tls is not None:
+            self._outgoing = self._tls.encrypt(self._outgoing)
+        self._send()
 
     def _connect(self) -> None:
         family, where = self._address.candidates[self._attempt]
@@ -105,6 +114,7 @@ class Connection:
         )
         self._sock.settimeout(0.0)
         self._sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        stamp_arrivals(self._sock)
         code = self._sock.connect_ex(where)
         if code not in (0, errno.EINPROGRESS):
             self._refused(code)
@@ -168,13 +178,7 @@ class Connection:
         if self.exchange is None:
             self._pool.give_back(self)
             return
-        self.exchange.sending(time.perf_counter())
-        self._encrypt()
-        self._send()
-
-    def _encrypt(self) -> None:
-        if self._tls is not None:
-            self._outgoing = self._tls.encrypt(self._outgoing)
+        self._begin(self.exchange)
 
     def _send(self) -> None:
         try:
@@ -193,14 +197,17 @@ class Connection:
                 self._writer.start(self._send)
 
     def _readable(self) -> None:
-        now = time.perf_counter()
         try:
-            data = self._sock.recv(_RECV_BYTES)
+            data, ancillary, _, _ = self._sock.recvmsg(_RECV_BYTES, ANCILLARY_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
             self._lost(error)
             return
+        now = time.perf_counter()
+        if ancillary:
+            now = arrived(ancillary, self._after, now)
+        self._after = now
         exchange = self.exchange
         over = not data
         if self._tls is not None and data:
@@ -259,6 +266,11 @@ class Pool:
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        reserve_descriptors()
+        # The kernel begins to note times some milliseconds after the first socket asks it to, and stops with
+        # the last: this one asks as long as the pool lives.
+        self._stamping = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        stamp_arrivals(self._stamping)
         self._idle: list[Connection] = []
         self.opened = 0
 
@@ -297,3 +309,4 @@ class Pool:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        self._stamping.close()

@@ -51,6 +51,11 @@ class ResponseParser:
     def complete(self) -> bool:
         return self._state is _DONE
 
+    @property
+    def between_chunks(self) -> bool:
+        """Whether the next byte begins a chunk's size."""
+        return self._state is _SIZE and not self._buffer
+
     def feed(self, data: bytes) -> bytes:
         """Body bytes that `data` completes, in order, b"" where none.
 

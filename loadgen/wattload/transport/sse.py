@@ -36,6 +36,11 @@ class SseParser:
         """
         return bool(self._pieces or self._data)
 
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte begins an event."""
+        return self._started and not (self._pieces or self._data or self._after_cr)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The data of the events that `data` completes, in order; lines of one event are joined by newlines.
 
