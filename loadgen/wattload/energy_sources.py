@@ -19,12 +19,12 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from wattload.energy import EnergyClient, RequestJoules
+from wattload.energy_client import EnergyClient, EnergySource, RequestJoules
 from wattload.errors import BadInput
 from wattload.runjson import ClockInfo
 
@@ -32,25 +32,6 @@ _DCGM_ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
 _DCGM_POWER = "DCGM_FI_DEV_POWER_USAGE"
 _DEVICE_LABELS = ("device", "UUID", "gpu", "instance")
 _SCHEMES = ("dcgm+", "prometheus+")
-
-
-class EnergySource(Protocol):
-    """What a run asks of its meter."""
-
-    url: str
-    has_split: ClassVar[bool]
-
-    def info(self) -> dict[str, Any]: ...
-
-    def window(self, start_unix: float, end_unix: float) -> dict[str, Any]: ...
-
-    def series(self, start_unix: float, end_unix: float) -> list[dict[str, Any]]: ...
-
-    def clock(self) -> ClockInfo: ...
-
-    def settle(self, ids: Sequence[str], *, timeout_seconds: float = 15.0) -> dict[str, RequestJoules]: ...
-
-    def close(self) -> None: ...
 
 
 def is_foreign(url: str) -> bool:

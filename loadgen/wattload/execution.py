@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from wattload import planning
 from wattload.assertions import check_assertions, parse_assertion
 from wattload.config import RunConfig
-from wattload.energy import Probe, SeriesPoller, probe
-from wattload.energy_sources import EnergySource, open_source
+from wattload.energy_client import EnergySource
+from wattload.energy_probe import Probe, probe
+from wattload.energy_series import SeriesPoller
+from wattload.energy_sources import open_source
 from wattload.errors import BadInput
 from wattload.metrics import LoadMetrics, await_last_scrape, push, serve
 from wattload.progress import Progress, make_progress

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattload.crash_safe_table import parquet_writer
-from wattload.energy import RequestJoules
-from wattload.energy_sources import EnergySource
+from wattload.energy_client import EnergySource, RequestJoules
 from wattload.measure_columns import read_requests
 from wattload.measure_window import decide_window
 from wattload.rundir import REQUEST_SCHEMA, RunDir

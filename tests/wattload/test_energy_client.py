@@ -14,7 +14,9 @@ from urllib.parse import parse_qs, urlparse
 import numpy as np
 import pytest
 from synthetic_run import Synthetic
-from wattload.energy import EnergyClient, SeriesPoller, base_url, probe
+from wattload.energy_client import EnergyClient, base_url
+from wattload.energy_probe import probe
+from wattload.energy_series import SeriesPoller
 from wattload.errors import BadInput
 from wattload.measure import collect
 from wattload.rundir import RunDir

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
-from wattload.energy import SeriesPoller
+from wattload.energy_series import SeriesPoller
 from wattload.energy_sources import DcgmSource, PrometheusSource, is_foreign, open_source
 from wattload.errors import BadInput
 from wattload.measure_joules import window_joules

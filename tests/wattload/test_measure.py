@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic_run import BEGIN, Synthetic
-from wattload.energy import RequestJoules
+from wattload.energy_client import RequestJoules
 from wattload.errors import BadInput
 from wattload.measure import finish
 from wattload.measure_collect import rewrite_requests

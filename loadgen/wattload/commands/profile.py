@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wattload.energy import probe
+from wattload.energy_probe import probe
 from wattload.errors import BadInput
 from wattload.estimates.profile import PROFILE_SCHEMA, Profile, load_profile
 from wattload.estimates.profiling import choose_shapes, covered_mass, measure_shape

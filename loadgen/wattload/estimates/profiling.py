@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wattload.config import RunConfig
-from wattload.energy import EnergyClient
+from wattload.energy_client import EnergyClient
 from wattload.errors import BadInput, RunInvalid
 from wattload.estimates.profile import ShapeCost, workload_bins
 from wattload.execution import execute
