@@ -72,7 +72,8 @@ class Dispatcher:
         self._place = 0
         self._later: list[tuple[float, int]] = []
         self._turns = _later_turns(schedule)
-        self._closed = iter(range(len(schedule))) if schedule.closed_concurrency else None
+        # The rows of a closed loop that no slot has taken yet.
+        self._closed = range(len(schedule)) if schedule.closed_concurrency else None
         # Filled, not only asked for: the system would hand its pages out during the load.
         self._finished_rows = np.full(len(schedule), False)
         self._row_of: dict[int, int] = {}
@@ -148,19 +149,19 @@ class Dispatcher:
             self._schedule.pages.release()
 
     def _take_closed(self, count: int) -> Iterator[int]:
-        assert self._closed is not None
-        for _ in range(count):
-            row = next(self._closed, None)
-            if row is None:
-                return
+        while self._closed and count:
+            count -= 1
+            row, self._closed = self._closed[0], self._closed[1:]
             yield row
 
     def _send_all(self) -> None:
         assert self._timer is not None
+        turned = time.perf_counter()
         while self._stopped is None:
             due = self._next_due()
             if due is None:
-                if not self._client.calls or not (self._turns or self._closed):
+                over = time.perf_counter() - self._start >= self._end
+                if over or not self._client.calls or not (self._turns or self._closed):
                     return
                 due = time.perf_counter() - self._start + _TICK_SECONDS
                 self._work(self._start + due)
@@ -171,9 +172,14 @@ class Dispatcher:
                 self._send_next()
                 if len(self._records) > _BACKLOG_LIMIT:
                     self._handle_one()
+                if time.perf_counter() - turned > _SLICE_SECONDS:
+                    # However far behind: answers are read, connections made and signals heard.
+                    gevent.sleep(0)
+                    turned = time.perf_counter()
             else:
                 self._work(when)
                 self._timer.wait_until(when)
+                turned = time.perf_counter()
 
     def _next_due(self) -> float | None:
         """Seconds after the start; None where nothing is known to be due."""
@@ -211,13 +217,9 @@ class Dispatcher:
         if self._turns:
             following = self._turns.pop(row, None)
             if following is not None:
-                think = float(self._schedule.think_seconds[following])
-                ended = (
-                    now
-                    if record.last_token_unix is None
-                    else (record.last_token_unix - self._client.unix_offset - self._start)
-                )
-                heapq.heappush(self._later, (ended + max(think, 0.0), following))
+                # From the answer's end, not its last token: what comes after that is the server's time too.
+                think = max(float(self._schedule.think_seconds[following]), 0.0)
+                heapq.heappush(self._later, (now + think, following))
         if self._closed is not None:
             for free in self._take_closed(1):
                 heapq.heappush(self._later, (now, free))

@@ -18,6 +18,8 @@ from wattload.rundir import ENERGY_SCHEMA, SPLIT_SCHEMA, RunDir
 from wattload.runjson import ClockInfo
 
 _SPLIT_DELAY_SECONDS = 3.0
+# How long after the window's end a sample of each device is waited for: a scrape or two.
+_LAST_SAMPLE_SECONDS = 35.0
 
 
 class SeriesPoller:
@@ -57,8 +59,14 @@ class SeriesPoller:
         self._thread = threading.Thread(target=self._loop, name="energy-poller", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Fetches what is left, waiting a few seconds for the meter to settle, and closes the files."""
+    def stop(self, until_unix: float | None = None) -> None:
+        """Fetches what is left, waiting a few seconds for the meter to settle, and closes the files.
+
+        `until_unix`: the end of the window, on this host's clock. A source without a split knows only its
+        samples, so one at or after that end is waited for, for 35 s at most.
+        """
+        if until_unix is not None and not self._client.has_split:
+            self._await_sample(until_unix + self._clock.offset_seconds)
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -77,7 +85,14 @@ class SeriesPoller:
     def _meter_now(self) -> float:
         return self._now() + self._clock.offset_seconds
 
+    def _await_sample(self, end: float) -> None:
+        """While the loop still polls: until every device has a sample at `end`, meter's clock, or later."""
+        deadline = max(self._meter_now(), end) + _LAST_SAMPLE_SECONDS
+        while self._meter_now() < deadline and min(self._next.values(), default=-math.inf) < end:
+            time.sleep(0.1)
+
     def _loop(self) -> None:
+        self._guarded(self._poll_series)
         while not self._stop.wait(self._interval):
             self._guarded(self._poll_series)
             self._guarded(self._poll_split, self._meter_now() - _SPLIT_DELAY_SECONDS, False)

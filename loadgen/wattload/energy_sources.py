@@ -160,6 +160,21 @@ def _device(labels: dict[str, str]) -> str:
     return next((labels[name] for name in _DEVICE_LABELS if labels.get(name)), "device")
 
 
+def _distinct(found: list[dict[str, Any]]) -> list[str]:
+    """A name for each series: its device, and its instance too where several hosts' devices are called alike.
+
+    Raises ValueError where that does not tell them apart: one of two counters would be left out.
+    """
+    names = [_device(series["metric"]) for series in found]
+    if len(set(names)) < len(names):
+        hosts = [series["metric"].get("instance", "") for series in found]
+        names = [f"{host}/{name}" for host, name in zip(hosts, names, strict=True)]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the query has several series for {twice}: sum them by (instance, device)")
+    return names
+
+
 @dataclass(slots=True)
 class PrometheusSource(_Foreign):
     """An energy counter in joules that a Prometheus server has, one series a device; `?query=` says which."""
@@ -185,9 +200,8 @@ class PrometheusSource(_Foreign):
         if not found:
             raise ValueError(f"the query {self.query!r} has no result")
         devices = []
-        for series in found:
+        for name, series in zip(_distinct(found), found, strict=True):
             labels = series["metric"]
-            name = _device(labels)
             source = labels.get("source", "prometheus")
             devices.append({"id": name, "name": labels.get("name", name), "source": source})
         return {"devices": devices, "engine": None}
@@ -205,12 +219,12 @@ class PrometheusSource(_Foreign):
         seconds = max(1, math.ceil(end_unix - start_unix))
         found = self._ask("/api/v1/query", query=f"{self.query}[{seconds}s]", time=end_unix)
         answer = []
-        for series in found:
+        for name, series in zip(_distinct(found), found, strict=True):
             labels, values = series["metric"], series["values"]
             answer.append(
                 {
-                    "id": _device(labels),
-                    "name": labels.get("name", _device(labels)),
+                    "id": name,
+                    "name": labels.get("name", name),
                     "source": labels.get("source", "prometheus"),
                     "unix_seconds": [float(t) for t, _ in values],
                     "joules": [float(v) for _, v in values],

@@ -86,6 +86,8 @@ def prepare(config: RunConfig) -> Prepared:
     horizon = schedule.horizon_seconds
     if config.warmup is not None and horizon and config.warmup >= horizon:
         raise BadInput(f"--warmup {config.warmup:g}: must be shorter than the arrivals ({horizon:.4g} s)")
+    if config.warmup and config.arrivals == "offline":
+        raise BadInput(f"--warmup {config.warmup:g}: --arrivals offline sends everything at once")
     directory = RunDir.create(config.out or default_directory(streams.first))
     name = config.name or directory.path.resolve().name
     schedule.save(directory.schedule_path)
@@ -120,10 +122,11 @@ def _measured_run(prepared: Prepared, progress: Progress) -> RunJson:
     from wattload.runner import run_load
 
     session = Session(prepared, progress)
+    load = None
     try:
         load = run_load(session.plan())
     finally:
-        session.load_over()
+        session.load_over(load)
     if load.interrupted:
         progress.say("interrupted: writing what there is")
     return session.finish(load)
@@ -177,13 +180,35 @@ class Session:
         if self._poller is not None:
             self._poller.start()
 
-    def load_over(self) -> None:
-        """No more requests: the meter's series is fetched to its end."""
+    def load_over(self, load: LoadResult | None = None) -> None:
+        """No more requests: the meter's series is fetched to its end, or to the end of the window of a load
+        that was not cut short.
+        """
         self._progress.close()
+        until = None
+        if load is not None and load.interrupted is None:
+            self._end_early(load)
+            until = load.started_unix + self._capture.duration_seconds
         if self._poller is not None:
-            self._poller.stop()
+            self._poller.stop(until)
             if self._poller.errors:
                 self._capture.host["energy_poll_errors"] = self._poller.errors[:5]
+
+    def _end_early(self, load: LoadResult) -> None:
+        """The planned time is cut where nothing more was to be sent: by a stop rule, or in a closed loop
+        whose requests ran out before. What is idle after that is none of the requests' doing.
+        """
+        capture = self._capture
+        ended = load.ended_early_seconds
+        if ended is None and self._prepared.schedule.closed_concurrency:
+            ended = load.finished_unix - load.started_unix
+            if ended < 0.99 * capture.duration_seconds:
+                self._progress.say(
+                    f"note: the closed loop ran out of requests after {ended:.1f} s of"
+                    f" {capture.duration_seconds:g} s; --repeat plays the trace again"
+                )
+        if ended is not None:
+            capture.duration_seconds = min(capture.duration_seconds, ended)
 
     def finish(self, load: LoadResult) -> RunJson:
         """Settles the energy, computes run.json, writes the report."""
@@ -194,8 +219,6 @@ class Session:
         capture.finished_unix, capture.interrupted = load.finished_unix, load.interrupted
         capture.reasons += load.reasons
         capture.planned_requests = load.planned
-        if load.ended_early_seconds is not None:
-            capture.duration_seconds = min(capture.duration_seconds, load.ended_early_seconds)
         capture.host |= {"workers": load.workers, "outcome_examples": load.tally.examples}
         directory.save_capture(capture)
         if self.energy is not None:

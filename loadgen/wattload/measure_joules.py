@@ -29,7 +29,7 @@ INVALIDATING = {
     "driver_mismatch": "a device's driver and library do not fit together",
     "timeout": "a device did not answer the meter in time",
     "unknown_error": "the meter met an unknown error",
-    "late_simulation": "the virtual GPU ran late, so its joules are those of another load",
+    "late_simulation": "the virtual GPU ran late: latencies are wrong, and a closed loop sent another load",
     "mixed_sources": "devices were read by different sensors, whose joules are not to be added",
     "conservation_error": "requests, idle and unattributed do not add up to the counter's change",
 }

@@ -26,12 +26,7 @@ def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
         end = min(end, capture.finished_unix)
     if capture.workload.arrivals.process.partition(":")[0] in _AT_ONCE or capture.duration_seconds <= 0:
         last = np.nanmax(requests.last) if np.isfinite(requests.last).any() else begin
-        return WindowInfo(
-            start_unix=begin,
-            end_unix=float(max(last, begin)),
-            warmup_seconds=0.0,
-            method="whole run: everything was sent at once",
-        )
+        return _whole(capture, float(max(last, begin)))
     if capture.warmup_seconds is not None:
         warmup, method = capture.warmup_seconds, "warmup given"
     else:
@@ -42,6 +37,26 @@ def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
     drift = trend(kept, f"requests in flight every {width:.2g} s")
     window.steady = drift.as_dict() if drift is not None else None
     return window
+
+
+def _whole(capture: Capture, end: float) -> WindowInfo:
+    """Up to the last token, for loads whose length was not planned."""
+    begin = capture.started_unix
+    if capture.workload.arrivals.process.partition(":")[0] in _AT_ONCE:
+        return WindowInfo(
+            start_unix=begin,
+            end_unix=end,
+            warmup_seconds=0.0,
+            method="whole run: everything was sent at once",
+        )
+    start = min(begin + (capture.warmup_seconds or 0.0), end)
+    said = "warmup given" if capture.warmup_seconds else "whole run"
+    return WindowInfo(
+        start_unix=start,
+        end_unix=end,
+        warmup_seconds=start - begin,
+        method=f"{said}; up to the last token, since its length was not planned",
+    )
 
 
 def in_flight(requests: Requests, start: float, end: float, points: int = 240) -> tuple[F64, float]:

@@ -108,6 +108,49 @@ def test_a_turn_due_after_the_end_stays_unsent() -> None:
     assert records[1].error == "due after the end of the run"
 
 
+def test_a_turn_is_due_from_the_end_of_an_answer_and_not_from_its_last_token() -> None:
+    nan = float("nan")
+    plan = schedule([0.0, nan], session=[1, 1], think=[nan, 0.05])
+
+    def late_end(request: dict[str, Any]) -> Script:
+        *tokens, end = good(request)
+        return [*tokens, 0.4, end]
+
+    records, _, _ = replay(plan, late_end)
+    assert [r.outcome for r in records] == [Outcome.COMPLETED] * 2
+    assert records[1].sent_unix is not None
+    assert records[1].sent_unix - records[1].due_unix < 0.03
+
+
+def test_far_behind_it_still_reads_and_ticks() -> None:
+    ticks: list[float] = []
+
+    def watch() -> None:
+        while True:
+            ticks.append(time.perf_counter())
+            gevent.sleep(0.005)
+
+    def slow(_schedule: Schedule, _row: int) -> bytes:
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.002:
+            pass
+        return b"[1,2,3]"
+
+    watcher = gevent.spawn(watch)
+    records, _, _ = replay(schedule([0.0] * 300), prompt=slow)
+    watcher.kill()
+    assert {r.outcome for r in records} == {Outcome.COMPLETED}
+    assert max(np.diff(ticks)) < 0.2
+
+
+def test_a_closed_loop_is_over_when_its_time_is_and_waits_no_longer_than_it_may() -> None:
+    plan = schedule([float("nan")] * 1000, closed_concurrency=2)
+    began = time.perf_counter()
+    records, _, _ = replay(plan, lambda _request: [HEAD, 10.0], end_seconds=0.3, drain_seconds=0.3)
+    assert time.perf_counter() - began < 3
+    assert [r.outcome for r in records] == [Outcome.ABORTED] * 2
+
+
 def test_a_closed_loop_keeps_its_slots_busy_and_no_more() -> None:
     running, most = 0, 0
 

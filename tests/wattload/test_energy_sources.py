@@ -54,6 +54,11 @@ class Exporter(BaseHTTPRequestHandler):
             self.answer(self.result([{"metric": {"device": "a", "source": "nvml"}, "values": values}]))
         elif query["query"] == "empty":
             self.answer(self.result([]))
+        elif query["query"] in ("hosts", "twice"):
+            many = [{"device": "nvidia0", "instance": f"h{i}"} for i in range(2)]
+            if query["query"] == "twice":
+                many = [{"device": "nvidia0", "kind": kind} for kind in ("idle", "busy")]
+            self.answer(self.result([{"metric": labels, "value": [now, "1"]} for labels in many]))
         else:
             self.answer(self.result([{"metric": {"device": "a", "source": "nvml"}, "value": [now, "1"]}]))
 
@@ -124,6 +129,27 @@ def test_prometheus_gives_samples_as_scraped(url: str) -> None:
     assert np.allclose(np.diff(series["joules"]), WATTS)
     with pytest.raises(ValueError, match="has no result"):
         open_source(f"prometheus+{url}?query=empty").info()
+
+
+def test_devices_called_alike_are_told_apart_or_refused(url: str) -> None:
+    found = open_source(f"prometheus+{url}?query=hosts").info()["devices"]
+    assert [device["id"] for device in found] == ["h0/nvidia0", "h1/nvidia0"]
+    with pytest.raises(ValueError, match="several series for /nvidia0: sum them"):
+        open_source(f"prometheus+{url}?query=twice").info()
+
+
+def test_a_source_without_a_split_is_read_before_the_load_and_past_its_end(url: str, tmp_path: Path) -> None:
+    source = open_source(f"dcgm+{url}/metrics")
+    run = RunDir.create(tmp_path)
+    poller = SeriesPoller(source, run, clock=source.clock(), interval_seconds=0.5)
+    begin = time.time() + 0.3
+    poller.start()
+    poller.stop(begin + 0.6)
+    series = run.read_energy()
+    assert series is not None
+    seconds = series.column("unix_seconds").to_numpy()
+    assert seconds.min() < begin
+    assert seconds.max() >= begin + 0.6
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class Test:
 
     def _finish(self, result: LoadResult) -> None:
         assert self.session is not None
-        self.session.load_over()
+        self.session.load_over(result)
         run = self.result = self.session.finish(result)
         log.info("run directory: %s", self.directory.path)
         log.info("valid run" if run.valid else f"not valid: {'; '.join(run.reasons)}")
