@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
-
-from wattmeter.answers import DeviceSeries, DeviceStatus
+from wattmeter.answers import DeviceStatus
 from wattmeter.counter import GAP_SECONDS, JouleCounter, PowerCounter
 from wattmeter.edges import EdgeClock
 from wattmeter.faults import Fault
@@ -88,12 +84,6 @@ class DeviceBook:
         detail = f"wall clock moved by {step_seconds:+.3f} s"
         start_ns = now_ns - 1_000_000_000
         self.add_fault(FaultInterval(self.device.id, Fault.CLOCK_STEP, start_ns, now_ns + 1, detail))
-
-    def series(self, start_ns: int, end_ns: int, unix_of: Callable[[int], float]) -> DeviceSeries:
-        """The counter over [start_ns, end_ns], one point an update."""
-        times, joules, watts = self.ledger.series(start_ns, end_ns)
-        unix = np.array([unix_of(int(value)) for value in times], dtype=np.float64)
-        return DeviceSeries(self.device.id, self.device.name, self.device.source, unix, joules, watts)
 
     def failure(self, now_ns: int) -> str | None:
         """Why the device gives no energy at present; None where it does or has only just begun."""

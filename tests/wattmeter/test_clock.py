@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +67,16 @@ def test_there_and_back(slew: float, moment: int) -> None:
     clock, _ = watched(slew=slew)
     assert abs(clock.monotonic_ns(clock.unix(moment)) - moment) < 10_000
     assert abs(slew) < STEP_SECONDS
+
+
+@pytest.mark.parametrize("offset_at", [{}, {100: 1002.0}, {100: 998.0, 200: 1005.0}])
+def test_many_times_at_once_as_one_by_one(offset_at: dict[int, float]) -> None:
+    clock, _ = watched(offset_at, slew=5e-4)
+    times = np.arange(-2 * SECOND, 35 * SECOND, 37 * MS, dtype=np.int64)
+    convert = clock.converter()
+    for second in range(30, 60):
+        clock.observe(second * SECOND, 5000.0 + second)  # what comes later changes nothing
+    before, _ = watched(offset_at, slew=5e-4)
+    assert convert(times) == pytest.approx([before.unix(int(value)) for value in times], abs=1e-6)
+    with pytest.raises(RuntimeError, match="nothing observed"):
+        WallClock().converter()
