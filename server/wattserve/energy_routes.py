@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 MAX_IDS = 10_000
 MAX_BODY_BYTES = 8 << 20
+# Beyond the year 5000 a time is not meant as UNIX seconds (and has no whole nanoseconds); below a microsecond
+# both ends of a window are one moment, as fine as a double holds today's UNIX time.
+MAX_UNIX_SECONDS = 1e11
+MIN_WINDOW_SECONDS = 1e-6
 
 
 class _App(Protocol):
@@ -122,10 +126,12 @@ class EnergyRoutes:
             return _refuse(f"the body is longer than {MAX_BODY_BYTES} bytes", "ids", status=413)
         try:
             ids = (await request.json())["ids"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return _refuse('the body must be a JSON object {"ids": [...]}', "ids")
         if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
             return _refuse("ids must be a list of strings", "ids")
+        if not all(map(_is_unicode, ids)):
+            return _refuse("ids must be Unicode text: one holds half of a surrogate pair", "ids")
         if len(ids) > MAX_IDS:
             return _refuse(f"{len(ids)} ids are more than the {MAX_IDS} of one call", "ids")
         found = await run_in_threadpool(lambda: [self._request(item) for item in ids])
@@ -159,10 +165,23 @@ def _window(request: Request) -> tuple[float, float] | Response:
             value = math.nan
         if not math.isfinite(value):
             return _refuse(f"{name} must be UNIX seconds, not {text!r}", name)
+        if abs(value) > MAX_UNIX_SECONDS:
+            return _refuse(f"{name} must be UNIX seconds of at most {MAX_UNIX_SECONDS:g}, not {text!r}", name)
         found.append(value)
     if found[1] <= found[0]:
         return _refuse(f"end {found[1]!r} must be later than start {found[0]!r}", "end")
+    if found[1] - found[0] < MIN_WINDOW_SECONDS:
+        return _refuse(f"end {found[1]!r} must be at least 1 microsecond after start {found[0]!r}", "end")
     return found[0], found[1]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether `text` can be sent: JSON may name half a surrogate pair, which UTF-8 cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(message: str, param: str, *, status: int = 400) -> Response:
