@@ -201,6 +201,11 @@ class _Responder:
             if self.injecting == "json":
                 self.start = message
                 return
+            if self.injecting == "sse":
+                # What is added to the usage at the stream's end makes it longer than its first headers said.
+                headers = message.get("headers", ())
+                kept = [pair for pair in headers if pair[0].lower() != b"content-length"]
+                message = {**message, "headers": kept}
         await self.send(message)
 
     def _give_id_back(self, message: Message) -> None:
@@ -253,7 +258,7 @@ class _Responder:
         """`text` with energy in its usage; unchanged where it is not an object with a final usage."""
         try:
             content = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
         if not isinstance(content, dict) or not isinstance(content.get("usage"), dict):
             return text
@@ -265,7 +270,9 @@ class _Responder:
         if self.middleware.account is None and usage.get("energy") is not None:
             return text  # a proxy in front of a server that meters itself
         usage.update(self.middleware.usage_fields(self.request_id))
-        return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        # Half a surrogate pair (a token may end inside a character) stays the escape that it came as.
+        encoded = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+        return encoded.encode("utf-8", "backslashreplace")
 
 
 def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes:

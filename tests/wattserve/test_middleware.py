@@ -166,6 +166,7 @@ def test_a_json_body_gets_energy_and_the_right_length(cuts: list[int]) -> None:
         (b"application/json", b'{"usage": {}}', 500, []),
         (b"application/json", b"[1]", 200, []),
         (b"application/json", b"not json", 200, []),
+        (b"application/json", b"[" * 200_000, 200, []),
         (b"application/json", b"\x1f\x8b", 200, [(b"content-encoding", b"gzip")]),
         (b"application/json", b'{"usage": null}', 200, []),
     ],
@@ -241,3 +242,19 @@ def test_refused_and_broken_answers_are_booked_as_aborted() -> None:
     with pytest.raises(RuntimeError, match="engine died"):
         asyncio.run(EnergyMiddleware(broken, books)(scope, None, None))  # type: ignore[arg-type]
     assert books.finished[1][2] is True
+
+
+def test_half_a_surrogate_pair_comes_out_as_it_came() -> None:
+    """A token that ends inside a character: JSON may hold it, UTF-8 may not."""
+    text = b'{"choices":[{"text":"\\ud83d \\u00e9"}],"usage":{"completion_tokens":1}}'
+    _, bodies, _ = run([text], Books(), kind=b"application/json")
+    answer = json.loads(b"".join(bodies))
+    assert answer["choices"][0]["text"] == "\ud83d \u00e9"
+    assert answer["usage"]["energy"]["joules"] == 12.5
+
+
+def test_a_stream_that_gets_longer_does_not_keep_its_length() -> None:
+    length = (b"content-length", str(len(stream())).encode())
+    headers, bodies, _ = run([stream()], Books(), extra=[length])
+    assert len(b"".join(bodies)) > len(stream())
+    assert b"content-length" not in headers
