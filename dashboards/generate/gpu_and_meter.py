@@ -115,8 +115,8 @@ def _meter() -> list[object]:
         series(
             "Faults",
             units.FAULTS_PER_SECOND,
-            "Named faults a second, by device and reason (docs/metering.md tells what each means). `none`: a "
-            "device answers without one.",
+            "Named faults a second, by device and reason (docs/measurement.md tells what each means). "
+            "`none`: a device answers without one.",
             faults(),
         ),
         series(
