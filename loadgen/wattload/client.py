@@ -317,8 +317,12 @@ class Client:
             "Accept": "text/event-stream",
             "Accept-Encoding": "identity",
             "User-Agent": "wattload",
-            **options.headers,
         }
+        # Header names know no case: the user's take the place of ours.
+        given = {name.lower() for name in options.headers}
+        head = {name: value for name, value in head.items() if name.lower() not in given} | dict(
+            options.headers
+        )
         lines = [f"POST {path}{route} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
         self._head = "".join(line + "\r\n" for line in lines).encode("latin-1")
         self._common = _common_body(options)

@@ -152,6 +152,12 @@ def base_url(url: str, flag: str = "") -> str:
     if not text.startswith(("http://", "https://")) or not httpx.URL(text).host:
         named = f"{flag} " if flag else ""
         raise BadInput(f"{named}{url!r} is no address of a server: it needs http:// or https:// and a host")
+    if httpx.URL(text).userinfo or httpx.URL(text).query:
+        named = flag or "the address"
+        raise BadInput(
+            f"{named}: a user name, password or query in an address is not sent; credentials go into --header"
+            " or --api-key-env"
+        )
     return text.removesuffix("/v1")
 
 

@@ -92,6 +92,18 @@ def test_what_is_sent() -> None:
     assert seen.connections == 1, "the connection is used again"
 
 
+def test_a_header_of_the_users_takes_the_place_of_ours_whatever_its_case() -> None:
+    with scripted(good) as (url, seen):
+        client = Client(ClientOptions(url=url, model="m", headers={"host": "gateway", "USER-AGENT": "mine"}))
+        one(client)
+        client.close()
+    # The last of two of one name would win in this server: ours comes first, and must not be there.
+    lines = client._head.decode().lower()
+    assert lines.count("\r\nhost:") == lines.count("\r\nuser-agent:") == 1
+    assert seen.headers[0]["host"] == "gateway"
+    assert seen.headers[0]["user-agent"] == "mine"
+
+
 def test_chat() -> None:
     def answer(request: dict[str, Any]) -> Script:
         assert request["messages"] == [{"role": "user", "content": "hi"}]

@@ -135,6 +135,9 @@ def test_what_cannot_be_used_gets_a_sentence(url: str) -> None:
     for wrong in ("", "localhost:8000", "ftp://x", "http://"):
         with pytest.raises(BadInput, match="is no address"):
             base_url(wrong)
+    for wrong in ("http://user:pass@host/", "http://host/v1?api-version=1"):
+        with pytest.raises(BadInput, match="in an address is not sent"):
+            base_url(wrong)
 
 
 @pytest.mark.parametrize("broken", [{}, {"/energy/series": "flaky", "/energy": "flaky"}])

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import ssl
+import subprocess
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from wattload import planning, prompts
+from wattload.config import RunConfig
 from wattload.errors import BadInput
+from wattload.execution import plan_schedule
+from wattload.runjson import TargetInfo
 from wattload.tenants import Tenant, parse_tenant
 
 
@@ -92,3 +102,46 @@ def test_text_is_made_or_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert planning.with_text(talk, api="completions", **asked).prompt_tokens.tolist() == [3]
     with pytest.raises(BadInput, match="limit of 3"):
         planning.with_text(talk, api="completions", max_model_len=3, **asked)
+
+
+def test_the_tls_settings_reach_the_servers_tokenizer(tmp_path: Path) -> None:
+    class Counts(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps({"count": 7}).encode()
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", *made.split(), *files], check=True, capture_output=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Counts)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    path = tmp_path / "s.json"
+    path.write_text('[{"conversations":[{"from":"human","value":"one"},{"from":"gpt","value":"two"}]}]')
+    try:
+        streams = planning.load_streams(str(path))
+
+        def asked(**tls: Any) -> Any:
+            url = f"https://127.0.0.1:{server.server_port}"
+            config = RunConfig(url=url, trace=str(path), arrivals="offline", **tls)
+            return plan_schedule(config, streams, TargetInfo(url=url, model="m"))
+
+        assert asked(ca_file=str(certificate)).prompt_tokens.tolist() == [7]
+        assert asked(insecure=True).prompt_tokens.tolist() == [7]
+        with pytest.raises(BadInput, match="certificate"):
+            asked()
+    finally:
+        server.shutdown()
+        server.server_close()
