@@ -312,6 +312,7 @@ def plan_schedule(config: RunConfig, streams: planning.Streams, target: TargetIn
         model=target.model or "",
         headers=config.headers(),
         max_model_len=target.max_model_len,
+        tls=control_tls(config),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -103,13 +104,15 @@ def with_text(
     model: str,
     headers: dict[str, str] | None = None,
     max_model_len: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Schedule:
     """`schedule` with prompts of text: the trace's own, counted, or words to the planned number of tokens.
 
-    `tokenizer`: "server", or the path of a tokenizer.json. Raises BadInput where the tokenizer cannot be
+    `tokenizer`: "server", or the path of a tokenizer.json. `tls`: how the server is spoken to, None the usual
+    way. Raises BadInput where the tokenizer cannot be
     asked or makes no exact lengths, and where a text turns out longer than the model's limit.
     """
-    counting = open_tokenizer(tokenizer, url=url, model=model, headers=headers)
+    counting = open_tokenizer(tokenizer, url=url, model=model, headers=headers, tls=tls)
     chat = api == "chat"
     if schedule.texts is None:
         return with_words(schedule, word_pool(counting, chat=chat))

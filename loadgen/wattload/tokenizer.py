@@ -7,6 +7,7 @@ constant, made as prompts of token ids are, so it costs nothing more and shares 
 
 from __future__ import annotations
 
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,10 +37,16 @@ class Tokenizer(Protocol):
 class ServerTokenizer:
     """vLLM's POST /tokenize, which other servers have too. Raises BadInput where it cannot be asked."""
 
-    def __init__(self, url: str, model: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        headers: dict[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._url = url.rstrip("/").removesuffix("/v1") + "/tokenize"
         self._model = model
-        self._client = httpx.Client(headers=headers or {}, timeout=30.0)
+        self._client = httpx.Client(headers=headers or {}, timeout=30.0, verify=True if tls is None else tls)
 
     def counts(self, texts: Sequence[str], *, chat: bool) -> list[int]:
         return [self._count(text, chat) for text in texts]
@@ -92,11 +99,16 @@ class WordPool:
 
 
 def open_tokenizer(
-    choice: str, *, url: str = "", model: str = "", headers: dict[str, str] | None = None
+    choice: str,
+    *,
+    url: str = "",
+    model: str = "",
+    headers: dict[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Tokenizer:
     """`server`, or the path of a tokenizer.json. Raises BadInput where there is none."""
     if choice == "server":
-        return ServerTokenizer(url, model, headers)
+        return ServerTokenizer(url, model, headers, tls)
     if not Path(choice).is_file():
         raise BadInput(f"--tokenizer {choice}: neither `server` nor a file")
     return LocalTokenizer(Path(choice))
