@@ -17,15 +17,20 @@ from wattmeter.meters import MeterUnavailableError
 
 MICRO = 1e-6
 DEFAULT_ROOT = Path("/sys/class/powercap")
+# No zone draws more: a fall that a wrap could explain only by more is a reset. One joule over it is allowed,
+# since the counter moves in steps.
+MAX_WATTS = 2000.0
+STEP_JOULES = 1.0
 
 
 class RaplMeter:
     """RAPL zones as devices: each package (and its DRAM where it is a zone of its own), or `psys=True` alone.
 
     `energy_uj` wraps at `max_energy_range_uj` (about 262 kJ): a smaller value than the last good one is one
-    wrap, since at 400 W a wrap takes 11 minutes; a failed read is a fault and no wrap. The files are readable
-    by root only since CVE-2020-8694. Raises MeterUnavailableError where there are no zones or they may not be
-    read.
+    wrap, since at 400 W a wrap takes 11 minutes, but only where the power that a wrap implies is possible
+    (MAX_WATTS); otherwise the counter began anew, and its fall is passed on. A failed read is a fault and no
+    wrap. The files are readable by root only since CVE-2020-8694. Raises MeterUnavailableError where there
+    are no zones or they may not be read.
     """
 
     source = "rapl"
@@ -36,7 +41,7 @@ class RaplMeter:
         root = Path(root)
         self._files: dict[str, Path] = {}
         self._range: dict[str, float] = {}
-        self._last: dict[str, float] = {}
+        self._last: dict[str, tuple[int, float]] = {}
         self._wrapped: dict[str, float] = {}
         self._devices: list[Device] = []
         for zone in sorted(root.glob("*-rapl*:*")):
@@ -64,9 +69,13 @@ class RaplMeter:
             return Reading(device_id, time.monotonic_ns(), time.time(), fault=_fault(error))
         now = time.monotonic_ns()
         last = self._last.get(device_id)
-        if last is not None and value < last:
-            self._wrapped[device_id] += self._range[device_id]
-        self._last[device_id] = value
+        if last is not None and value < last[1]:
+            gained = value + self._range[device_id] - last[1]
+            possible = MAX_WATTS * (now - last[0]) * 1e-9 + STEP_JOULES
+            # After a reset the wraps before it count no more: the value falls for whoever reads it.
+            wraps = self._wrapped[device_id] + self._range[device_id]
+            self._wrapped[device_id] = wraps if gained <= possible else 0.0
+        self._last[device_id] = (now, value)
         return Reading(device_id, now, time.time(), energy_joules=value + self._wrapped[device_id])
 
     def read_power(self, device_id: str) -> Reading:
