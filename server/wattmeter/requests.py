@@ -74,8 +74,11 @@ class RequestState:
 
     @property
     def lost(self) -> bool:
-        """It answered, so it ran, but no record says so: 0 J would be wrong."""
-        return self.last_step_ns is None and bool(self.output_tokens)
+        """It answered, so it ran, but no record says so: 0 J would be wrong.
+
+        A stream may end well without telling its tokens; only what was aborted may not have run.
+        """
+        return self.last_step_ns is None and (bool(self.output_tokens) or not self.aborted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +200,8 @@ class RequestBook:
         """The answer for one request; `reason` says why the meter gives no joules, where it does not.
 
         Before the first step record there are no joules, with the reason: 0 J would be a figure. A request
-        that ended without a step and without an answer (refused, or aborted while it waited) used none: it
-        settles at 0 J.
+        that was aborted without a step and without an answer (refused, or left while it waited) used none:
+        it settles at 0 J.
         """
         prefill = state.prefill_joules + state.pending_prefill_joules
         decode = state.decode_joules + state.pending_decode_joules

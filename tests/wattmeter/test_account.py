@@ -250,12 +250,13 @@ def test_a_request_without_steps_settles_at_zero_joules() -> None:
     assert (energy.status, energy.joules) == ("settled", 0.0)
 
 
-def test_a_request_that_answered_without_a_record_has_no_number() -> None:
-    """Its records were lost: it ran, so 0 J would be wrong."""
+@pytest.mark.parametrize("output_tokens", [3, None])
+def test_a_request_that_answered_without_a_record_has_no_number(output_tokens: int | None) -> None:
+    """Its records were lost: it ran, so 0 J would be wrong; a stream may not tell its tokens."""
     world = World(step_model=MODEL)
     world.pass_time(5.0)
     world.account.request_started("a")
-    world.account.request_finished("a", output_tokens=3)
+    world.account.request_finished("a", output_tokens=output_tokens)
     world.pass_time(2.0)
     energy = world.account.request_energy("a")
     assert energy is not None
