@@ -25,6 +25,7 @@ from wattload.record import RequestRecord
 from wattload.runner import Interrupt, LoadPlan, LoadResult, Recorder, judge_client, watch
 
 _CLOCK_ROUNDS = 15
+_CLOCK_SECONDS = 10.0
 _START_SECONDS = 60.0
 _LEAD_SECONDS = 1.0
 
@@ -42,6 +43,7 @@ class Worker:
     offset_seconds: float = 0.0
     uncertainty_seconds: float = float("inf")
     asked: float = 0.0
+    rounds: int = 0
     due: int = 0
     in_flight: int = 0
     rows: int = 0
@@ -143,13 +145,17 @@ class DistributedRun:
 
     def _compare(self, worker: Worker, data: dict[str, Any]) -> None:
         """Cristian's algorithm: of several round trips the shortest tells most."""
+        # What the worker was told at the start is what its rows are made with: later answers change nothing.
+        if self._went or int(data["round"]) != worker.rounds:
+            return
+        worker.rounds += 1
         now = time.time()
         half = (now - worker.asked) / 2
         if half < worker.uncertainty_seconds:
             worker.uncertainty_seconds = half
             worker.offset_seconds = float(data["unix"]) - (worker.asked + half)
-        if int(data["round"]) + 1 < _CLOCK_ROUNDS:
-            self._ask_time(worker, int(data["round"]) + 1)
+        if worker.rounds < _CLOCK_ROUNDS:
+            self._ask_time(worker, worker.rounds)
 
     def _ask_time(self, worker: Worker, number: int) -> None:
         worker.asked = time.time()
@@ -189,7 +195,9 @@ class DistributedRun:
         self._check_over()
 
     def wait_ready(self, seconds: float = _START_SECONDS) -> None:
-        """Until every worker has its share. Raises RunInvalid where one does not say so in time."""
+        """Until every worker has its share and its clock is compared. Raises RunInvalid where one does not
+        say so in time.
+        """
         deadline = time.monotonic() + seconds
         while not all(worker.ready for worker in self.workers.values()):
             self.check_alive()
@@ -198,9 +206,29 @@ class DistributedRun:
                 who = dead or next(w for w in self.workers.values() if not w.ready)
                 raise RunInvalid(f"worker {who.number} did not become ready: {who.died or 'no answer'}")
             gevent.sleep(0.02)
+        self._compare_clocks()
+
+    def _compare_clocks(self) -> None:
+        """Until every worker's clock is compared; over a slow way one round trip is enough, and its half is
+        told as the uncertainty. Raises RunInvalid where there is not even that.
+        """
         for worker in self.workers.values():
             self._ask_time(worker, 0)
-        gevent.sleep(0.2)
+        deadline = time.monotonic() + _CLOCK_SECONDS
+        while any(worker.rounds < _CLOCK_ROUNDS for worker in self.workers.values()):
+            self.check_alive()
+            dead = next((w for w in self.workers.values() if w.died), None)
+            if dead is not None:
+                raise RunInvalid(f"worker {dead.number} died before the load: {dead.died}")
+            if time.monotonic() > deadline:
+                break
+            gevent.sleep(0.02)
+        silent = next((w for w in self.workers.values() if not w.rounds), None)
+        if silent is not None:
+            raise RunInvalid(
+                f"worker {silent.number}'s clock could not be compared with the master's:"
+                f" no answer within {_CLOCK_SECONDS:g} s"
+            )
 
     def go(self) -> float:
         """Starts all workers at one moment; gives it back in UNIX seconds of the master's clock."""
