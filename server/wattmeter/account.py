@@ -146,17 +146,15 @@ class Account:
         with self._lock:
             before_ns = self._queue.last_end_ns
             lost = self._queue.add(batch)
-            closed = self._settlement.closed_ns
-            late = closed is not None and len(batch) > 0 and int(batch.end_ns[0]) <= closed
-            if lost or late:
-                self._count(Fault.LOST_STEP_RECORDS, lost or 1)
-                now_ns = self._clocks.monotonic_ns()
-                first_ns = int(batch.launch_ns[0]) if len(batch) else now_ns
+            if lost:
+                self._count(Fault.LOST_STEP_RECORDS, lost)
+                first_ns = int(batch.launch_ns[0]) if len(batch) else self._clocks.monotonic_ns()
                 start_ns = first_ns - 1_000_000_000 if before_ns is None else before_ns
                 self._settlement.notice(Fault.LOST_STEP_RECORDS, start_ns, max(first_ns, start_ns) + 1)
                 for name in batch.request_ids:
                     self._requests.ensure(name).flags.add(Fault.LOST_STEP_RECORDS)
             self._requests.add_steps(steps, self._generation)
+            self._lose(self._settlement.late(batch, before_ns), before_ns)
 
     def request_started(self, request_id: str, *, prompt_tokens: int | None = None, group: str = "") -> None:
         """Note a request, before its first step if possible; `group` is its tenant."""
@@ -205,15 +203,16 @@ class Account:
         if not end_unix > start_unix:
             raise ValueError("energy: the window must end after it starts")
         with self._lock:
+            start_ns, end_ns = self._clock.monotonic_ns(start_unix), self._clock.monotonic_ns(end_unix)
             return windows.window_energy(
                 start_unix,
                 end_unix,
-                start_ns=self._clock.monotonic_ns(start_unix),
-                end_ns=self._clock.monotonic_ns(end_unix),
+                start_ns=start_ns,
+                end_ns=end_ns,
                 books=self._books,
                 settlement=self._settlement,
                 idle=self._idle,
-                account_flags=frozenset(self._flags),
+                account_flags=self._settlement.noticed(start_ns, end_ns) | self._flags,
             )
 
     def series(self, start_unix: float, end_unix: float) -> list[DeviceSeries]:
@@ -311,10 +310,10 @@ class Account:
         until = min(value for value in covered if value is not None)
         until = min(until, now_ns - round(RECORD_DELAY_SECONDS * 1e9))
         last_end = self._queue.last_end_ns
-        if self._requests.active and last_end is not None:
+        if self._requests.active:
             # Records of running requests may be on their way: wait for them, but not for ever.
             patience = now_ns - round(RECORD_PATIENCE_SECONDS * 1e9)
-            until = min(until, max(last_end, patience))
+            until = min(until, patience if last_end is None else max(last_end, patience))
         if not self._settlement.settle(until, self._model, self._clocks.unix_seconds(), patient=patient):
             return
         frontier = self._settlement.frontier_ns
@@ -408,6 +407,16 @@ class Account:
         now_ns = self._clocks.monotonic_ns()
         failures = (book.failure(now_ns) for book in self._books.values())
         return next((failure for failure in failures if failure is not None), None)
+
+    def _lose(self, steps: StepBatch, previous_end_ns: int | None) -> None:
+        """Note that the joules of these steps, or the earlier part of them, will not reach their requests."""
+        if len(steps):
+            self._count(Fault.LOST_STEP_RECORDS, len(steps))
+        self._settlement.lose(steps, previous_end_ns)
+        for name in steps.request_ids:
+            state = self._requests.get(name)
+            if state is not None:
+                state.flags.add(Fault.LOST_STEP_RECORDS)
 
     def _count(self, fault: Fault, number: int = 1) -> None:
         self._fault_counts[fault.value] = self._fault_counts.get(fault.value, 0) + number

@@ -15,21 +15,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wattmeter.attribution import attribute
+from wattmeter.busytime import busy_starts
 from wattmeter.faults import Fault
 from wattmeter.groupbook import NO_FACTORS, Block, GroupBook
 from wattmeter.idle import SETTLE_SECONDS, IdleTracker
 from wattmeter.knots import FaultInterval
 from wattmeter.ledger import DeviceLedger
+from wattmeter.losttime import busy_stretches
 from wattmeter.publication import Division
 from wattmeter.recording import number_names
 from wattmeter.requests import RequestBook
 from wattmeter.stepmodel import StepEnergyModel
-from wattmeter.stepqueue import StepQueue
+from wattmeter.stepqueue import StepQueue, take_steps
 from wattmeter.steps import StepBatch
 
 PIECE_SECONDS = 1.0
 SHORT_PIECE_SECONDS = 0.25
 HOLD_SECONDS = 10.0
+MAX_NOTICES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +127,38 @@ class Settlement:
         self.scale: float | None = None
         self._last_busy_ns: int | None = None
         self._groups = GroupBook(queue, book)
-        self._notices: deque[FaultInterval] = deque(maxlen=1000)
+        self._notices: deque[FaultInterval] = deque(maxlen=MAX_NOTICES)
 
     @property
     def closed_ns(self) -> int | None:
-        """Steps that end by then come too late: they are, or are being, settled without."""
+        """What steps did before is, or is being, settled without those that are not known yet."""
         return self._closing_ns if self._closing_ns is not None else self.frontier_ns
 
+    def late(self, steps: StepBatch, previous_end_ns: int | None) -> StepBatch:
+        """Those of new steps that began before `closed_ns`: their joules up to there are nobody's."""
+        closed_ns = self.closed_ns
+        count = (
+            0 if closed_ns is None else int(np.searchsorted(busy_starts(steps, previous_end_ns), closed_ns))
+        )
+        return take_steps(steps, 0, count)
+
+    def lose(self, steps: StepBatch, previous_end_ns: int | None) -> None:
+        """Flag the time whose joules late steps do not get."""
+        if self.closed_ns is not None:
+            for start_ns, end_ns in busy_stretches(steps, previous_end_ns, self.closed_ns):
+                self.notice(Fault.LOST_STEP_RECORDS, start_ns, end_ns)
+
     def notice(self, fault: Fault, start_ns: int, end_ns: int) -> None:
-        """Flag the pieces yet to be settled over [start_ns, end_ns) (step records were lost there, say)."""
-        self._notices.append(FaultInterval("", fault, start_ns, end_ns))
+        """Flag what is said of [start_ns, end_ns) from now on (step records were lost there, say)."""
+        last = self._notices[-1] if self._notices else None
+        if last is not None and last.end_ns == start_ns and last.fault is fault:
+            last.end_ns = end_ns  # many in a row are one
+        else:
+            self._notices.append(FaultInterval("", fault, start_ns, end_ns))
+
+    def noticed(self, start_ns: int, end_ns: int) -> frozenset[Fault]:
+        """The faults noticed in [start_ns, end_ns), those of pieces settled before they were known too."""
+        return frozenset(notice.fault for notice in self._notices if notice.overlaps(start_ns, end_ns))
 
     def settle(
         self, until_ns: int, model: StepEnergyModel, unix_seconds: float, *, patient: bool = True
@@ -247,8 +272,7 @@ class Settlement:
         unix_seconds: float,
     ) -> Piece:
         parts = [ledger.energy(start_ns, end_ns) for ledger in self._ledgers.values()]
-        noticed = [notice.fault for notice in self._notices if notice.overlaps(start_ns, end_ns)]
-        flags = frozenset(noticed).union(*(part.flags for part in parts))
+        flags = self.noticed(start_ns, end_ns).union(*(part.flags for part in parts))
         seconds = (end_ns - start_ns) * 1e-9
         covered = all(part.complete for part in parts)
         if not covered:
