@@ -148,18 +148,21 @@ def meter(
 
 def open_named_meter(kind: str, devices: str | None) -> Meter:
     """The meter of --meter and --devices. Raises MeterUnavailableError."""
-    from wattmeter.meters import MeterUnavailableError, open_meter
+    from wattmeter.meters import REGISTRY, MeterUnavailableError, open_meter
 
     name, _, detail = kind.partition(":")
     if devices is not None and name != "nvml":
         raise MeterUnavailableError(f"--devices is for --meter nvml, not {name}")
     if name == "nvml" and not detail:
         return open_meter("nvml", gpus=[part.strip() for part in devices.split(",")] if devices else None)
-    if name == "rapl" and not detail:
-        return open_meter("rapl")
     if name == "recorded" and detail:
         return open_meter("recorded", path=detail, loop=True)
-    raise MeterUnavailableError(f"--meter {kind}: not a meter; there are nvml, rapl and recorded:FILE")
+    if name in REGISTRY and name != "recorded" and not detail:
+        return open_meter(name)
+    others = sorted(set(REGISTRY) - {"recorded"})
+    raise MeterUnavailableError(
+        f"--meter {kind}: not a meter; there are {', '.join(others)} and recorded:FILE"
+    )
 
 
 @app.command()
@@ -199,7 +202,7 @@ def profiles(
     add_help_option=False,
 )
 def vllm(context: typer.Context) -> None:
-    """Serve MODEL with vLLM's own server, metered: wattserve vllm MODEL [any vllm serve flag]."""
+    """Serve MODEL with vLLM's own server, metered: wattserve vllm MODEL \\[any vllm serve flag]."""
     from wattserve.vllm.launcher import main as launch
 
     raise typer.Exit(launch(context.args))

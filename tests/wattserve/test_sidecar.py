@@ -6,16 +6,21 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from sim_server import serving, simulating
 from typer.testing import CliRunner
+from wattmeter.meters import REGISTRY
 from wattmeter.meters.virtual import VirtualMeter
 from wattserve.cli import app as cli
+from wattserve.cli import open_named_meter
 from wattserve.listen import listening_socket
 from wattserve.sidecar import Sidecar
 from wattserve.sim import Simulator
+from wattserve.vllm.metering import open_meter
+from wattserve.vllm.settings import Settings
 
 
 def steady_meter(watts: float = 200.0) -> VirtualMeter:
@@ -147,6 +152,17 @@ def test_a_port_that_is_taken() -> None:
 def test_help_and_profiles() -> None:
     for command in ("sim", "meter", "vllm", "profiles"):
         assert command in CliRunner().invoke(cli, ["--help"]).output
+    assert "[any vllm serve flag]" in " ".join(CliRunner().invoke(cli, ["--help"]).output.split())
     assert "NVIDIA H200" in CliRunner().invoke(cli, ["profiles"]).output
     shown = json.loads(CliRunner().invoke(cli, ["profiles", "--name", "h200-llama-3.1-8b"]).output)
     assert shown["fit"]["held_out"]
+
+
+def test_a_meter_is_one_file_and_one_line_in_the_registry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sundial_meter.py").write_text("class Sundial:\n    source = 'sundial'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(REGISTRY, "sundial", ("sundial_meter", "Sundial"))
+    assert open_named_meter("sundial", None).source == "sundial"
+    assert open_meter(Settings(meter="sundial"), gpus=None).source == "sundial"

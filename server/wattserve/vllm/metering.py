@@ -51,8 +51,12 @@ def open_meter(settings: Settings, *, gpus: Sequence[str] | None) -> Meter:
             name=profile.device_name,
             power_limit_watts=profile.power_limit_watts,
         )
+    if kind in meters.REGISTRY and kind != "recorded" and not detail:
+        return meters.open_meter(kind)
+    others = ", ".join(sorted(set(meters.REGISTRY) - {"recorded"}))
     raise MeterUnavailableError(
-        f"--energy-meter {settings.meter}: not a meter; there are nvml, recorded:FILE and modelled:PROFILE"
+        f"--energy-meter {settings.meter}: not a meter; there are {others}, recorded:FILE and"
+        " modelled:PROFILE"
     )
 
 
