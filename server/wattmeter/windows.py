@@ -88,9 +88,14 @@ def window_energy(
             idle_joules += piece.idle_joules * seconds / piece.seconds
     missing = (end_ns - start_ns) * 1e-9 - settled_seconds
     complete = Fault.PARTIAL_COVERAGE not in flags and missing < 1e-6
-    if missing >= 1e-6 and idle_joules is not None and idle.watts is not None:
-        covered = min((device.covered_seconds for device in devices), default=0.0)
-        idle_joules += idle.watts * max(covered - settled_seconds, 0.0)
+    if missing >= 1e-6 and idle_joules is not None:
+        if idle.watts is None:
+            # What idling cost in the part that is not settled is not known: null, not what is settled of it.
+            idle_joules = None
+            flags.add(Fault.IDLE_NOT_MEASURED)
+        else:
+            covered = min((device.covered_seconds for device in devices), default=0.0)
+            idle_joules += idle.watts * max(covered - settled_seconds, 0.0)
     rest = total - prefill - decode - (idle_joules or 0.0)
     return WindowEnergy(
         start_unix,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from wattmeter.devicebook import DeviceBook
+from wattmeter.faults import Fault
 from wattmeter.knots import Knot
 from wattmeter.meter import Device
 from wattmeter.settlement import Piece
 from wattmeter.windows import _share
+from world import MODEL, World
 
 SECOND = 1_000_000_000
 
@@ -45,3 +47,15 @@ def test_an_edge_in_the_working_part_divides_by_energy() -> None:
     seconds, share = _share(piece(100.0), 0, 3 * SECOND // 2, {"d": book()})
     assert seconds == pytest.approx(1.5)
     assert share == pytest.approx(0.5)
+
+
+def test_idle_is_null_before_anything_is_settled_or_measured() -> None:
+    """Never 0 J: a device that idles uses energy, it is only not known how much of it is idling."""
+    world = World(step_model=MODEL)
+    world.pass_time(1.5)
+    window = world.account.window_energy(world.unix - 1.0, world.unix - 0.2)
+    assert window.idle_joules is None
+    assert Fault.IDLE_NOT_MEASURED in window.flags
+    assert not window.complete
+    assert window.total_joules is not None
+    assert window.unattributed_joules == pytest.approx(window.total_joules)
