@@ -19,10 +19,11 @@ from locust.event import Events
 from locust.runners import STATE_MISSING, MasterRunner
 
 from wattload import worker_messages as said
-from wattload.errors import RunInvalid
+from wattload.errors import BadInput, RunInvalid
 from wattload.load_user import replay_user
 from wattload.record import RequestRecord
 from wattload.runner import Interrupt, LoadPlan, LoadResult, Recorder, judge_client, watch
+from wattload.schedule import Schedule
 
 _CLOCK_ROUNDS = 15
 _CLOCK_SECONDS = 10.0
@@ -196,8 +197,9 @@ class DistributedRun:
 
     def wait_ready(self, seconds: float = _START_SECONDS) -> None:
         """Until every worker has its share and its clock is compared. Raises RunInvalid where one does not
-        say so in time.
+        say so in time, BadInput where there is not a slot of a closed loop for each.
         """
+        refuse_idle_workers(self._plan.schedule, len(self.workers))
         deadline = time.monotonic() + seconds
         while not all(worker.ready for worker in self.workers.values()):
             self.check_alive()
@@ -296,6 +298,18 @@ class DistributedRun:
         return result
 
 
+def refuse_idle_workers(schedule: Schedule, workers: int) -> None:
+    """Raises BadInput where a closed loop has fewer slots than there are workers to deal them to: the
+    requests of a worker without a slot would never be sent.
+    """
+    slots = schedule.closed_concurrency
+    if 0 < slots < workers:
+        raise BadInput(
+            f"--processes (or the workers of --master) {workers}: more than the {slots} requests that"
+            f" --arrivals closed keeps in flight; use {slots} at most"
+        )
+
+
 class LocalWorkers:
     """Worker processes on this host, ended with the run."""
 
@@ -321,6 +335,8 @@ class LocalWorkers:
 def run_distributed(plan: LoadPlan) -> LoadResult:
     """Sends the schedule from several processes, of this host (--processes) or of others (--master)."""
     config = plan.config
+    wanted = config.expect_workers or 1 if config.master else config.processes
+    refuse_idle_workers(plan.schedule, wanted)
     environment = Environment(
         user_classes=[replay_user(lambda _environment: None)],
         events=Events(),
@@ -334,7 +350,6 @@ def run_distributed(plan: LoadPlan) -> LoadResult:
     leader = Leader(runner)
     recorder = Recorder(plan, None)
     local = None if config.master else LocalWorkers(config.processes, runner.server.port)
-    wanted = config.expect_workers or 1 if config.master else config.processes
     run: DistributedRun | None = None
     interrupt = Interrupt(lambda why: run.stop(why) if run is not None else None)
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from wattload import schedule, worker_master
 from wattload import worker_messages as said
-from wattload.errors import RunInvalid
+from wattload.errors import BadInput, RunInvalid
 from wattload.tally import Tally
 from wattload.traces.trace import Trace
 from wattload.worker_master import DistributedRun
@@ -84,3 +84,21 @@ def test_a_clock_that_nobody_tells_refuses_the_run(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RunInvalid, match="clock could not be compared"):
         run_over(way).wait_ready()
     assert said.GO not in [kind for kind, _ in way.told]
+
+
+def test_workers_without_a_slot_of_a_closed_loop_are_refused() -> None:
+    run = run_over(SlowWay(0.0), "closed:concurrency=1")
+    with pytest.raises(BadInput, match=r"--processes.* 2: more than the 1 requests"):
+        run.wait_ready()
+    run_over(SlowWay(0.0), "closed:concurrency=2").wait_ready()
+
+
+def test_a_closed_loop_is_refused_before_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(worker_master, "LocalWorkers", lambda *_: started.append(_))
+    planned = run_over(SlowWay(0.0), "closed:concurrency=2")._plan.schedule
+    config = SimpleNamespace(master=False, expect_workers=None, processes=3)
+    plan: Any = SimpleNamespace(schedule=planned, config=config)
+    with pytest.raises(BadInput, match="--processes"):
+        worker_master.run_distributed(plan)
+    assert not started
