@@ -40,6 +40,8 @@ REFUSED = {
     "--data-parallel-external-lb": "starts several engines, which share no step records",
     "--data-parallel-hybrid-lb": "starts several engines, which share no step records",
 }
+# Flags that take all values up to the next flag: what comes last may be one of them.
+MANY_VALUES = {"--served-model-name", "--lora-modules", "--api-key", "--allowed-media-domains"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,15 +49,21 @@ def main(arguments: Sequence[str]) -> int:
     work, 1 where vLLM could not start or its engine died."""
     try:
         variables, vllm_arguments = flags_and_rest(arguments)
-        if "-h" in vllm_arguments or "--help" in vllm_arguments:
+        helping = "-h" in vllm_arguments or "--help" in vllm_arguments
+        if helping:
+            if importlib.util.find_spec("vllm") is None:
+                print(f"{help_text()}\n\nvLLM is not installed here, and its own flags cannot be listed.")
+                return 0
             print(help_text() + "\n\nEverything else is vLLM's:\n", flush=True)
         else:
+            vllm_arguments = model_first(vllm_arguments)
             _check(vllm_arguments, {**os.environ, **variables})
     except SettingError as error:
         return _refuse(str(error))
     os.environ.update(variables)
     _prepare_environment()
-    selftest.start(Settings.from_environment(os.environ))
+    if not helping:
+        selftest.start(Settings.from_environment(os.environ))
     return _serve(vllm_arguments)
 
 
@@ -109,12 +117,31 @@ def _check_one_engine(arguments: Sequence[str]) -> None:
             raise SettingError(f"{name} {reason}")
 
 
+def model_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the model in front, where it came last and after a value (`--port 8001 MODEL`).
+
+    vLLM's own parser takes a model only before the flags. After a flag without a value nothing says whether
+    it is the flag's value; that is left as it is.
+    """
+    given = list(arguments)
+    if len(given) < 2 or not given[0].startswith("-") or given[-1].startswith("-") or given[-1].isdigit():
+        return given
+    if _value(given, "--model", "--config") is not None:
+        return given
+    flag_at = max(at for at, argument in enumerate(given) if argument.startswith("-"))
+    name, equals, _ = given[flag_at].partition("=")
+    values = len(given) - 1 - flag_at
+    if name.replace("_", "-") in MANY_VALUES or values != (1 if equals else 2):
+        return given
+    return [given[-1], *given[:-1]]
+
+
 def _check_model(arguments: Sequence[str]) -> None:
     positional = arguments[0] if arguments and not arguments[0].startswith("-") else None
     model = positional or _value(arguments, "--model")
     if model is None:
         if _value(arguments, "--config") is None:
-            raise SettingError("which model? wattserve vllm MODEL [any vllm serve flag]")
+            raise SettingError("which model? It comes first: wattserve vllm MODEL [any vllm serve flag]")
         return
     # `organisation/name` may be on the Hugging Face hub, which is vLLM's to ask; anything else is a path.
     looks_like_a_path = model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
