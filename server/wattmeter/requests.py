@@ -41,6 +41,7 @@ class RequestState:
     pending_decode_joules: float = 0.0
     missing: bool = False
     settled: bool = False
+    running: bool = False
     flags: set[Fault] = field(default_factory=set)
     prompt_parts: dict[str, int] | None = None
     generation: int = 0
@@ -91,7 +92,10 @@ class Estimate:
 
 
 class RequestBook:
-    """All requests, oldest first, at most MAX_REQUESTS: the oldest settled ones are forgotten first."""
+    """All requests, at most MAX_REQUESTS: those settled first are forgotten first, open ones last of all.
+
+    Of an open one that was forgotten (so many were open) the id is kept: heard of again, it has no number.
+    """
 
     def __init__(
         self, source: str, *, max_requests: int = MAX_REQUESTS, now_ns: Callable[[], int] = time.monotonic_ns
@@ -100,7 +104,9 @@ class RequestBook:
         self._source = source
         self._max = max_requests
         self._states: OrderedDict[str, RequestState] = OrderedDict()
-        self._open: dict[str, RequestState] = {}
+        self._open: OrderedDict[str, RequestState] = OrderedDict()
+        self._settled: OrderedDict[str, None] = OrderedDict()
+        self._dropped: OrderedDict[str, bool] = OrderedDict()  # whether it counts as active
         self.active = 0
         self.flags: frozenset[Fault] = frozenset()
 
@@ -112,6 +118,11 @@ class RequestBook:
         state = self._states.get(request_id)
         if state is None:
             state = RequestState(request_id, started_ns=self._now_ns())
+            if request_id in self._dropped:
+                state.running = self._dropped.pop(request_id)
+                # The joules of its steps so far are gone.
+                state.missing = True
+                state.flags.add(Fault.LOST_STEP_RECORDS)
             self._states[request_id] = self._open[request_id] = state
             self._forget()
         return state
@@ -121,12 +132,13 @@ class RequestBook:
         state = self.ensure(request_id)
         if known and state.finished_ns is not None and state.settled:
             # The client used an id again: the new request takes its place.
-            del self._states[request_id]
+            del self._states[request_id], self._settled[request_id]
             state = self.ensure(request_id)
         if prompt_tokens is not None:
             state.prompt_tokens = prompt_tokens
         state.group = group
-        if state.finished_ns is None:
+        if state.finished_ns is None and not state.running:
+            state.running = True
             self.active += 1
 
     def add_prompt(self, request_id: str, part: str, tokens: int) -> None:
@@ -174,7 +186,9 @@ class RequestBook:
             state.output_tokens = output_tokens
         if prompt_tokens is not None:
             state.prompt_tokens = prompt_tokens
-        self.active = max(0, self.active - 1)
+        if state.running:
+            state.running = False
+            self.active -= 1
 
     def settle_until(self, frontier_ns: int) -> list[RequestState]:
         """Mark settled every finished request whose last step lies before the frontier; returns those."""
@@ -191,6 +205,7 @@ class RequestBook:
                 state.flags.add(Fault.LOST_STEP_RECORDS)
             state.pending_prefill_joules = state.pending_decode_joules = 0.0
             self._open.pop(state.id, None)
+            self._settled[state.id] = None
         return done
 
     def open_states(self) -> list[RequestState]:
@@ -228,6 +243,11 @@ class RequestBook:
 
     def _forget(self) -> None:
         while len(self._states) > self._max:
-            oldest_id = next(iter(self._states))
-            self._states.pop(oldest_id)
-            self._open.pop(oldest_id, None)
+            if self._settled:
+                del self._states[self._settled.popitem(last=False)[0]]
+                continue
+            request_id, state = self._open.popitem(last=False)
+            del self._states[request_id]
+            self._dropped[request_id] = state.running
+        while len(self._dropped) > self._max:
+            self.active -= self._dropped.popitem(last=False)[1]
