@@ -357,7 +357,9 @@ def run_distributed(plan: LoadPlan) -> LoadResult:
             _gather(leader, wanted, local, plan, interrupt)
             run = leader.begin(plan, recorder)
             run.wait_ready()
-            runner.start(wanted, spawn_rate=wanted)
+            # Locust deals users to all that are connected: one for each, or a worker with a share has none.
+            users = len(runner.clients.ready)
+            runner.start(users, spawn_rate=users)
             plan.on_start(run.go())
             guard = gevent.spawn(_guard, run)
             watch(plan, run.result, run.over, run.counts, run.end_now)

@@ -1,0 +1,76 @@
+"""Masters whose workers are not what was expected: a run ends all the same, and says why it failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.e2e
+MOCK = Path(__file__).parents[2] / "benchmarks" / "loadgen" / "mock_server.py"
+# The master that waits for one worker finds two, as it does where two connect at the same moment.
+TWO_AT_ONCE = (
+    "import wattload.worker_master as m; gather = m._gather;"
+    "m._gather = lambda leader, wanted, *rest: gather(leader, 2, *rest);"
+    "from wattload.cli import main; main()"
+)
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(MOCK), "--ttft", "0.01", "--gap", "0.001"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found is not None
+    yield found[0]
+    process.terminate()
+    process.wait(10)
+
+
+def run(
+    program: list[str], url: str, folder: Path, *flags: str, workers: int, port: int, key: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A master and so many workers; `key`: of the master alone."""
+    trace = folder / "trace.csv"
+    trace.write_text("seconds,prompt_tokens,output_tokens\n" + "".join(f"{i / 40},30,8\n" for i in range(40)))
+    command = [sys.executable, "-m", "wattload.cli", "worker", "--master-port", str(port)]
+    processes = [subprocess.Popen(command) for _ in range(workers)]
+    asked = [
+        "run", url, "--trace", str(trace), "--energy", "none", "--out", str(folder / "run"),
+        "--progress", "none", "--no-report", "--warmup", "0", "--master",
+        "--master-bind-host", "127.0.0.1", "--master-port", str(port),
+    ]  # fmt: skip
+    try:
+        return subprocess.run(
+            [sys.executable, *program, *asked, *flags],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | ({"MYKEY": key} if key is not None else {}),
+        )
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_more_workers_than_expected_all_send(mock: str, tmp_path: Path) -> None:
+    port = 20002 + os.getpid() % 20000
+    flags = ("--expect-workers", "1")
+    done = run(["-c", TWO_AT_ONCE], mock, tmp_path, *flags, workers=2, port=port)
+    rows = pq.read_table(tmp_path / "run" / "requests.parquet").to_pylist()
+    assert {row["outcome"] for row in rows} == {"completed"}, done.stderr
+    assert sorted(row["index"] for row in rows) == list(range(40))
+    assert {row["worker"] for row in rows} == {0, 1}
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["reasons"] == [] or done.returncode == 1
