@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from wattserve.vllm import outcome
+from wattserve.vllm import outcome, selftest
 from wattserve.vllm.middleware import EnergyMiddleware
 from wattserve.vllm.settings import SettingError, Settings, flags_and_rest
 
@@ -103,6 +103,30 @@ def test_a_key_names_its_tenant_only_as_a_hash(monkeypatch: pytest.MonkeyPatch, 
     assert any(route.path == "/energy" for route in app.routes)
     assert len(app.seen[b"x-energy-group"]) == 12
     assert b"secret" not in app.seen[b"x-energy-group"]
+
+
+def test_a_self_test_that_ends_late_is_in_the_books(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("WATTSERVE_STEP_SOCKET", f"ipc://{tmp_path}/s.sock")
+    monkeypatch.setenv("WATTSERVE_METER", "modelled:h200-llama-3.1-8b")
+    found = tmp_path / "found.json"
+    found.write_text("")
+    monkeypatch.setenv(selftest.VARIABLE, str(found))
+    monkeypatch.setattr(selftest, "follow", _late(found, selftest.follow))
+    app = App()
+    asyncio.run(served(app))
+    routes = next(route for route in app.routes if route.path == "/energy").endpoint.__self__
+    assert routes.selftest == {"status": "done", "flags": ["sensor_disagreement"]}
+    assert "sensor_disagreement" in routes.state()["flags"]
+
+
+def _late(found: Any, follow: Any) -> Any:
+    """`follow` beside a test that ends during the first wait."""
+
+    def wait(_seconds: float) -> bool:
+        found.write_text('{"flags": ["sensor_disagreement"]}')
+        return False
+
+    return lambda tell, **_: follow(tell, wait=wait)
 
 
 def test_a_dead_engine_is_told_and_an_ordinary_end_is_not(

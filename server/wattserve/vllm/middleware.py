@@ -8,10 +8,12 @@ responses then carry `"energy": null` and the reason.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from wattmeter.faults import Fault
@@ -41,6 +43,7 @@ class EnergyMiddleware:
         self._shared = shared.EnergyMiddleware(_AwaitRecords(app, self), None)
         self._group_header = b"x-energy-group"
         self._shutdown_asked = False
+        self._stopped = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -75,6 +78,7 @@ class EnergyMiddleware:
             if message["type"] == "lifespan.startup":
                 self._start(scope["app"])
             elif message["type"] == "lifespan.shutdown":
+                self._stopped.set()
                 self._note_engine_death(scope["app"])
                 if self._metering is not None:
                     await asyncio.to_thread(self._metering.stop)
@@ -120,23 +124,27 @@ class EnergyMiddleware:
         metering.start()
         self._metering = metering
         self._shared.account = metering.account
-        tested = selftest.result()
-        for name in (tested or {}).get("flags", ()):
-            metering.account.add_flag(Fault(name))
         routes = EnergyRoutes(
             metering.account,
-            selftest=tested,
             engine=engine_version(),
             model_name=model_name,
             max_model_len=config.model_config.max_model_len,
         )
         add_energy_routes(app, routes)
-        AccountCollector(
+        collector = AccountCollector(
             metering.account,
             info={"mode": "vllm", "engine": engine_version(), "model": model_name},
             registry=prometheus_client.REGISTRY,
-            selftest=tested,
         )
+
+        def tested(found: dict[str, Any]) -> None:
+            routes.selftest = collector.selftest = found
+            for name in found.get("flags", ()):
+                metering.account.add_flag(Fault(name))
+
+        # The test may outlast the loading of the model.
+        follow = functools.partial(selftest.follow, tested, wait=self._stopped.wait)
+        threading.Thread(target=follow, name="wattserve-selftest", daemon=True).start()
 
     # -- the engine's death: vLLM ends its server with status 0 and no last word
 

@@ -10,16 +10,20 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from wattserve.vllm.settings import Settings
 
 VARIABLE = "WATTSERVE_SELFTEST_FILE"
+POLL_SECONDS = 0.5
+# A test takes 60 s at most; a process that has not answered long after that died without a word.
+LONGEST_SECONDS = 180.0
 
 
 def start(settings: Settings) -> None:
-    """Starts the test where the meter is a real one; `result` finds its outcome through the environment."""
+    """Starts the test where the meter is a real one; `follow` finds its outcome through the environment."""
     if settings.meter != "nvml" or settings.selftest_seconds == 0:
         return
     handle, path = tempfile.mkstemp(prefix="wattserve-selftest-", suffix=".json")
@@ -34,27 +38,52 @@ def start(settings: Settings) -> None:
     os.environ[VARIABLE] = path
 
 
-def result() -> dict[str, Any] | None:
-    """What the test found, as `SelfTest.as_json`; None where none ran, or none has ended."""
+def follow(tell: Callable[[dict[str, Any]], None], *, wait: Callable[[float], bool]) -> None:
+    """Tells what is known of the test, and again what it found once it ends; nothing where none was started.
+
+    What is told has a `status`: `running`, `done` (with what `SelfTest.as_json` says) or `failed` (with the
+    reason under `failed`). `wait(seconds)` waits, and is True where the server stops.
+    """
     path = os.environ.get(VARIABLE)
     if not path:
-        return None
+        return
+    found = _found(Path(path))
+    if found is None:
+        tell({"status": "running"})
+    for _ in range(round(LONGEST_SECONDS / POLL_SECONDS)):
+        if found is not None or wait(POLL_SECONDS):
+            break
+        found = _found(Path(path))
+    else:
+        found = found or {"failed": f"no result within {LONGEST_SECONDS:.0f} s"}
+    if found is not None:
+        Path(path).unlink(missing_ok=True)
+        tell({"status": "failed" if "failed" in found else "done", **found})
+
+
+def _found(path: Path) -> dict[str, Any] | None:
+    """What the test wrote; None until it has written all of it."""
     try:
-        found = json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except ValueError:
         return None
-    Path(path).unlink(missing_ok=True)
-    return found if isinstance(found, dict) else None
+    except OSError as error:
+        return {"failed": f"its result cannot be read: {error.strerror}"}
+    return found if isinstance(found, dict) else {"failed": "its result is no JSON object"}
 
 
 def main(arguments: list[str]) -> int:
-    """`SECONDS [GPU ...]`: prints the result as JSON."""
+    """`SECONDS [GPU ...]`: prints the result as JSON, or `{"failed": reason}`."""
     from wattmeter.meters import open_meter
     from wattmeter.selftest import run_selftest
 
-    meter = open_meter("nvml", gpus=arguments[1:] or None)
-    print(json.dumps(run_selftest(meter, float(arguments[0])).as_json()))
-    meter.close()
+    try:
+        meter = open_meter("nvml", gpus=arguments[1:] or None)
+        print(json.dumps(run_selftest(meter, float(arguments[0])).as_json()))
+        meter.close()
+    except Exception as error:
+        print(json.dumps({"failed": str(error) or type(error).__name__}))
+        return 1
     return 0
 
 
