@@ -29,6 +29,7 @@ from wattload.record import RequestRecord
 from wattload.runner import Usage, make_dispatcher
 from wattload.schedule import Schedule
 from wattload.schedule_mapped import mapped
+from wattload.tally import LogHistogram
 
 
 class RowSender:
@@ -85,6 +86,7 @@ class WorkerSide:
         self._schedule: Schedule | None = None
         self._dispatcher: Dispatcher | None = None
         self._rows: RowSender | None = None
+        self._usage = Usage()
         self._stop: str | None = None
         for name, listener in (
             (said.PLAN, self._take_plan),
@@ -136,55 +138,71 @@ class WorkerSide:
             self._dispatcher.stop(self._stop)
 
     def replay(self, _environment: Environment) -> None:
-        """What the worker's user does: its whole share of one run."""
+        """What the worker's user does: its whole share of one run. Whatever goes wrong, the master is told
+        that the share is done.
+        """
         self._planned.wait()
         self._planned.clear()
-        assert self._schedule is not None
-        config = RunConfig.model_validate(self._plan["config"])
-        client = Client(client_options(config, self._plan["model"], config.headers()))
         self._rows = RowSender(self._runner)
-        number = int(self._plan["worker"])
-        dispatcher = make_dispatcher(
-            config, self._schedule, client, self._plan["run_id"], self._record, worker=number
-        )
-        self._dispatcher = dispatcher
-        dispatcher.build_ahead()
-        self._go.wait()
-        # Every time that is recorded is the master's: its clock is ours less the offset.
-        client.unix_offset = time.time() - time.perf_counter() - float(self._begin["offset_seconds"])
-        start_perf = float(self._begin["start_unix"]) - client.unix_offset
-        if self._stop is not None:
-            dispatcher.stop(self._stop)
-        usage = Usage()
-        status = gevent.spawn(self._report, dispatcher)
+        self._usage = Usage()
         error: str | None = None
         try:
-            dispatcher.run(start_perf)
+            self._send_share()
         except Exception as problem:
             error = f"{type(problem).__name__}: {problem}"
-        finally:
-            client.close()
-            status.kill()
         self._rows.close()
         self._rows.empty.wait()
+        dispatcher = self._dispatcher
         self._runner.send_message(
             said.DONE,
             {
                 **self._status(dispatcher),
-                "usage": usage.since(),
-                "lag": dispatcher.lag.as_dict(),
+                "usage": self._usage.since(),
+                "lag": (dispatcher.lag if dispatcher is not None else LogHistogram()).as_dict(),
                 "error": error,
                 "late_start_seconds": max(0.0, float(self._begin.get("late", 0.0))),
             },
         )
         self._dispatcher = self._rows = None
 
+    def _send_share(self) -> None:
+        assert self._schedule is not None
+        config = RunConfig.model_validate(self._plan["config"])
+        client = Client(client_options(config, self._plan["model"], config.headers()))
+        status: gevent.Greenlet | None = None
+        try:
+            dispatcher = make_dispatcher(
+                config,
+                self._schedule,
+                client,
+                self._plan["run_id"],
+                self._record,
+                worker=int(self._plan["worker"]),
+            )
+            self._dispatcher = dispatcher
+            dispatcher.build_ahead()
+            self._go.wait()
+            # Every time that is recorded is the master's: its clock is ours less the offset.
+            client.unix_offset = time.time() - time.perf_counter() - float(self._begin["offset_seconds"])
+            start_perf = float(self._begin["start_unix"]) - client.unix_offset
+            if self._stop is not None:
+                dispatcher.stop(self._stop)
+            self._usage = Usage()
+            status = gevent.spawn(self._report, dispatcher)
+            dispatcher.run(start_perf)
+        finally:
+            client.close()
+            if status is not None:
+                status.kill()
+
     def _record(self, record: RequestRecord) -> None:
         assert self._rows is not None
         report_to_locust(self._environment, record)
         self._rows.append(record)
 
-    def _status(self, dispatcher: Dispatcher) -> dict[str, Any]:
+    def _status(self, dispatcher: Dispatcher | None) -> dict[str, Any]:
+        if dispatcher is None:  # what went wrong did so before there was one
+            return {"due": 0, "in_flight": 0, "lag_p99_seconds": None}
         lag = dispatcher.lag.quantile(0.99)
         return {"due": dispatcher.due_count, "in_flight": dispatcher.in_flight, "lag_p99_seconds": lag}
 

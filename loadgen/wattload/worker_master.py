@@ -29,6 +29,7 @@ _CLOCK_ROUNDS = 15
 _CLOCK_SECONDS = 10.0
 _START_SECONDS = 60.0
 _LEAD_SECONDS = 1.0
+_STOP_SECONDS = 15.0
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class Worker:
     uncertainty_seconds: float = float("inf")
     asked: float = 0.0
     rounds: int = 0
+    rows_at: float = 0.0
     due: int = 0
     in_flight: int = 0
     rows: int = 0
@@ -102,6 +104,7 @@ class DistributedRun:
         self.over = Event()
         self.result = LoadResult(0.0, 0.0, len(plan.schedule), recorder.tally)
         self._went = False
+        self._stopped: float | None = None
 
     def share(self) -> None:
         """Sends each worker its share, in pieces."""
@@ -163,6 +166,7 @@ class DistributedRun:
         self._runner.send_message(said.CLOCK, {"round": number}, worker.id)
 
     def _take(self, worker: Worker, data: dict[str, Any]) -> None:
+        worker.rows_at = time.monotonic()
         for record in said.unpack(data["rows"]):
             if worker.died is None and not self._seen[record.index]:
                 self._seen[record.index] = True
@@ -184,13 +188,17 @@ class DistributedRun:
             self.over.set()
 
     def check_alive(self) -> None:
-        """Finds workers that died: they give no signs of life to Locust."""
+        """Finds workers that died: they give no signs of life to Locust, or no rows after a stop."""
         clients = self._runner.clients
         for worker in self.workers.values():
             if worker.over or worker.died:
                 continue
             if worker.id not in clients or clients[worker.id].state == STATE_MISSING:
                 worker.died = "it gave no sign of life for 3 s"
+            elif self._stopped is not None:
+                heard = max(self._stopped, worker.rows_at)
+                if time.monotonic() - heard > _STOP_SECONDS:
+                    worker.died = f"it did not end within {_STOP_SECONDS:g} s of being stopped"
             if worker.died:
                 worker.in_flight = 0
         self._check_over()
@@ -233,7 +241,13 @@ class DistributedRun:
             )
 
     def go(self) -> float:
-        """Starts all workers at one moment; gives it back in UNIX seconds of the master's clock."""
+        """Starts all workers at one moment; gives it back in UNIX seconds of the master's clock.
+
+        Raises RunInvalid where a worker has failed by then.
+        """
+        failed = next((w for w in self.workers.values() if w.error), None)
+        if failed is not None:
+            raise RunInvalid(f"worker {failed.number} failed before the load: {failed.error}")
         start = time.time() + _LEAD_SECONDS
         self.result.started_unix = start
         self.result.tally.joules_from_unix = start + (self._plan.config.warmup or 0.0)
@@ -244,6 +258,8 @@ class DistributedRun:
         return start
 
     def stop(self, why: str) -> None:
+        """Ends the run. A worker that then neither sends rows nor ends is counted as dead."""
+        self._stopped = time.monotonic()
         for worker in self.workers.values():
             self._runner.send_message(said.STOP, {"why": why}, worker.id)
         if not self._went:
@@ -264,13 +280,17 @@ class DistributedRun:
         result = self.result
         schedule = self._plan.schedule
         dead = {w.number: w for w in self.workers.values() if w.died}
+        failed = {w.number: w for w in self.workers.values() if w.error}
         for row in np.flatnonzero(~self._seen).tolist():
             owner = dead.get(int(self._owner[row]))
-            if schedule.closed_concurrency and owner is None:
+            broken = failed.get(int(self._owner[row]))
+            if schedule.closed_concurrency and owner is None and broken is None:
                 continue
-            why = (
-                f"worker {owner.number} died: {owner.died}" if owner is not None else "no worker reported it"
-            )
+            why = "no worker reported it"
+            if owner is not None:
+                why = f"worker {owner.number} died: {owner.died}"
+            elif broken is not None:
+                why = f"worker {broken.number} failed: {broken.error}"
             self._recorder(
                 RequestRecord(
                     index=int(schedule.index[row]),

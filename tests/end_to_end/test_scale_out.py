@@ -74,3 +74,12 @@ def test_more_workers_than_expected_all_send(mock: str, tmp_path: Path) -> None:
     assert {row["worker"] for row in rows} == {0, 1}
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["reasons"] == [] or done.returncode == 1
+
+
+def test_a_worker_that_cannot_begin_ends_the_run(mock: str, tmp_path: Path) -> None:
+    port = 20003 + os.getpid() % 20000
+    flags = ("--expect-workers", "2", "--api-key-env", "MYKEY")
+    done = run(["-m", "wattload.cli"], mock, tmp_path, *flags, workers=2, port=port, key="secret")
+    assert done.returncode == 1, done.stderr
+    assert "failed" in done.stderr.splitlines()[-1]
+    assert "--api-key-env MYKEY" in done.stderr.splitlines()[-1]

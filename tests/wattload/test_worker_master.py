@@ -11,7 +11,7 @@ import pytest
 from wattload import schedule, worker_master
 from wattload import worker_messages as said
 from wattload.errors import BadInput, RunInvalid
-from wattload.tally import Tally
+from wattload.tally import LogHistogram, Tally
 from wattload.traces.trace import Trace
 from wattload.worker_master import DistributedRun
 
@@ -54,7 +54,7 @@ def run_over(way: SlowWay, arrivals: str = "offline") -> DistributedRun:
     plan: Any = SimpleNamespace(
         schedule=schedule.build(trace, arrivals), config=SimpleNamespace(warmup=None), run_id="r"
     )
-    recorder: Any = SimpleNamespace(tally=Tally())
+    recorder: Any = SimpleNamespace(tally=Tally(), write_step=lambda: False)
     runner: Any = way
     way.run = DistributedRun(runner, plan, recorder, ["a", "b"])
     for name in ("a", "b"):
@@ -102,3 +102,31 @@ def test_a_closed_loop_is_refused_before_processes_are_started(monkeypatch: pyte
     with pytest.raises(BadInput, match="--processes"):
         worker_master.run_distributed(plan)
     assert not started
+
+
+def test_a_worker_that_failed_before_the_start_is_told_then() -> None:
+    way = SlowWay(0.0)
+    run = run_over(way)
+    run.wait_ready()
+    nothing = {"due": 0, "usage": {}, "lag": LogHistogram().as_dict()}
+    run.hear(said.DONE, "b", {**nothing, "error": "BadInput: no key"})
+    with pytest.raises(RunInvalid, match="worker 1 failed before the load: BadInput: no key"):
+        run.go()
+
+
+def test_a_stopped_worker_is_waited_for_only_while_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_master, "_STOP_SECONDS", 0.3)
+    run = run_over(SlowWay(0.0))
+    run.wait_ready()
+    run.go()
+    run.stop("interrupted")
+    for _ in range(5):
+        gevent.sleep(0.1)
+        run.hear(said.ROWS, "a", {"sequence": 1, "rows": []})
+        run.check_alive()
+    died = [worker.died for worker in run.workers.values()]
+    assert died == [None, "it did not end within 0.3 s of being stopped"]
+    assert not run.over.is_set()
+    gevent.sleep(0.4)
+    run.check_alive()
+    assert run.over.is_set()
