@@ -64,6 +64,8 @@ class DeviceBook:
             self._power = (reading.monotonic_ns, reading.power_watts)
             self.ledger.add_power(reading.monotonic_ns, reading.power_watts)
         if self._power_counter is None or self._seen_energy:
+            if reading.power_watts is None and self._power is not None:
+                self._power_lost(reading.fault or Fault.UNKNOWN_ERROR)
             return
         if reading.power_watts is not None:
             self._answered_ns = reading.monotonic_ns
@@ -74,6 +76,11 @@ class DeviceBook:
             self.ledger.add_knot(knot)
         for fault in self._power_counter.take_faults():
             self.add_fault(fault)
+
+    def _power_lost(self, fault: Fault) -> None:
+        """The power of a device with a counter is for show: no joule is in doubt, but the last watts are."""
+        self._power = None
+        self._fault_counts[fault.value] = self._fault_counts.get(fault.value, 0) + 1
 
     def add_fault(self, fault: FaultInterval) -> None:
         self.ledger.add_fault(fault)
