@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 REQUEST_JOULES_BUCKETS = (
     0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 35, 50, 75, 100, 150, 250, 500, 1000, 2500, 5000, 10000,
 )  # fmt: skip
+# A total further below 0 than sums of floats round is a contradiction (an idle power given too high).
+ROUNDING_JOULES = 1e-3
 _DEVICE = ("device", "name", "source")
 
 
@@ -104,6 +106,8 @@ class AccountCollector(Collector):
             labels=["bucket", "model"],
         )
         for bucket, joules in self.buckets(snapshot).items():
+            if joules < -ROUNDING_JOULES:
+                continue
             self._highest[bucket] = max(joules, self._highest.get(bucket, 0.0))
             buckets.add_metric((bucket, model), self._highest[bucket])
         yield from (power, energy, limit, temperature, clock, age, faults, info, buckets)
