@@ -30,6 +30,7 @@ class Fault(StrEnum):
     SENSOR_DISAGREEMENT = "sensor_disagreement"
     LATE_SIMULATION = "late_simulation"
     LOST_STEP_RECORDS = "lost_step_records"
+    REQUEST_ID_REUSED = "request_id_reused"
     IDLE_NOT_MEASURED = "idle_not_measured"
     MODEL_NOT_TRUSTED = "model_not_trusted"
     MODELLED = "modelled"

@@ -24,6 +24,10 @@ class RequestState:
 
     `prompt_tokens` is what the server told. `prompt_parts` are the prompts that its step records named: those
     of the parts (several prompts are one request) that have run.
+
+    `running` counts starts without an end. More than one request is `shared` here where an id was used again
+    before its joules were settled: step records name the id alone, so their joules are one sum, and flagged;
+    tokens of one of them beside it would mislead, so there are none. `answered`: one of them was not aborted.
     """
 
     id: str
@@ -41,7 +45,9 @@ class RequestState:
     pending_decode_joules: float = 0.0
     missing: bool = False
     settled: bool = False
-    running: bool = False
+    running: int = 0
+    shared: bool = False
+    answered: bool = False
     flags: set[Fault] = field(default_factory=set)
     prompt_parts: dict[str, int] | None = None
     generation: int = 0
@@ -58,6 +64,8 @@ class RequestState:
     @property
     def all_prompt_tokens(self) -> int | None:
         """As told, or else as recorded; None where records were lost, for a part may be among them."""
+        if self.shared:
+            return None
         if self.prompt_tokens is not None or self.prompt_parts is None:
             return self.prompt_tokens
         return None if Fault.LOST_STEP_RECORDS in self.flags else sum(self.prompt_parts.values())
@@ -106,7 +114,7 @@ class RequestBook:
         self._states: OrderedDict[str, RequestState] = OrderedDict()
         self._open: OrderedDict[str, RequestState] = OrderedDict()
         self._settled: OrderedDict[str, None] = OrderedDict()
-        self._dropped: OrderedDict[str, bool] = OrderedDict()  # whether it counts as active
+        self._dropped: OrderedDict[str, int] = OrderedDict()  # how often it counts as active
         self.active = 0
         self.flags: frozenset[Fault] = frozenset()
 
@@ -134,12 +142,15 @@ class RequestBook:
             # The client used an id again: the new request takes its place.
             del self._states[request_id], self._settled[request_id]
             state = self.ensure(request_id)
-        if prompt_tokens is not None:
+        if state.running or state.finished_ns is not None:
+            state.shared = True
+            state.flags.add(Fault.REQUEST_ID_REUSED)
+            state.prompt_tokens = state.output_tokens = state.finished_ns = None
+        elif prompt_tokens is not None:
             state.prompt_tokens = prompt_tokens
         state.group = group
-        if state.finished_ns is None and not state.running:
-            state.running = True
-            self.active += 1
+        state.running += 1
+        self.active += 1
 
     def add_prompt(self, request_id: str, part: str, tokens: int) -> None:
         """Note the prompt of a part of a request; the samples (n) of one prompt are one part."""
@@ -180,15 +191,18 @@ class RequestBook:
         state = self.ensure(request_id)
         if state.finished_ns is not None:
             return
-        state.finished_ns = self._now_ns()
-        state.aborted = aborted
-        if output_tokens is not None:
-            state.output_tokens = output_tokens
-        if prompt_tokens is not None:
-            state.prompt_tokens = prompt_tokens
         if state.running:
-            state.running = False
+            state.running -= 1
             self.active -= 1
+        state.answered = state.answered or not aborted
+        state.aborted = not state.answered
+        if not state.shared:
+            if output_tokens is not None:
+                state.output_tokens = output_tokens
+            if prompt_tokens is not None:
+                state.prompt_tokens = prompt_tokens
+        if not state.running:
+            state.finished_ns = self._now_ns()
 
     def settle_until(self, frontier_ns: int) -> list[RequestState]:
         """Mark settled every finished request whose last step lies before the frontier; returns those."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from wattmeter.faults import Fault
 from wattmeter.requests import RequestBook
+from world import MODEL, World
 
 SECOND = 1_000_000_000
 
@@ -50,3 +52,52 @@ def test_what_is_kept_of_forgotten_requests_has_a_bound() -> None:
     for number in range(50):
         requests.start(str(number), None, "")
     assert requests.active == 4  # two that are known and two of which the id is
+
+
+def test_an_id_used_twice_at_once_runs_until_both_have_ended() -> None:
+    """Otherwise it counted as running for ever, and idle power was never measured again."""
+    world = World(step_model=MODEL)
+    world.account.request_started("a", prompt_tokens=3)
+    world.account.request_started("a", prompt_tokens=4)
+    world.step([("a", 7, 0, 0)])
+    world.account.request_finished("a", output_tokens=5)
+    assert world.account.snapshot().active_requests == 1
+    world.account.request_finished("a", aborted=True)
+    world.pass_time(12.0)
+    snapshot = world.account.snapshot()
+    assert snapshot.active_requests == 0
+    assert snapshot.idle.how == "measured"
+    energy = world.account.request_energy("a")
+    assert energy is not None
+    assert (energy.status, energy.aborted) == ("settled", False)
+    assert Fault.REQUEST_ID_REUSED in energy.flags
+
+
+def test_an_id_used_again_before_it_settled_is_flagged_and_has_no_tokens() -> None:
+    world = World(step_model=MODEL)
+    world.pass_time(5.0)
+    for tokens in (1, 99):
+        world.account.request_started("a", prompt_tokens=10)
+        world.step([("a", 10, 0, 0)])
+        world.account.request_finished("a", output_tokens=tokens)
+    world.pass_time(3.0)
+    energy = world.account.request_energy("a")
+    assert energy is not None
+    assert energy.joules == pytest.approx(world.above_idle, rel=0.02)
+    assert (energy.prompt_tokens, energy.output_tokens) == (None, None)
+    assert Fault.REQUEST_ID_REUSED in energy.flags
+
+
+def test_an_id_used_again_after_it_settled_is_a_new_request() -> None:
+    world = World(step_model=MODEL)
+    world.pass_time(5.0)
+    world.serve({"a": (10, 60)})
+    world.pass_time(3.0)
+    used = world.above_idle
+    world.serve({"a": (20, 30)})
+    world.pass_time(3.0)
+    energy = world.account.request_energy("a")
+    assert energy is not None
+    assert energy.joules == pytest.approx(world.above_idle - used, rel=0.02)
+    assert (energy.prompt_tokens, energy.output_tokens) == (20, 30)
+    assert Fault.REQUEST_ID_REUSED not in energy.flags

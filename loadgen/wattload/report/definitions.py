@@ -83,6 +83,7 @@ FLAGS: dict[str, str] = {
     "sensor_disagreement": "The counter and the integral of the power differ by more than they should.",
     "late_simulation": "The virtual GPU ran late against its own plan.",
     "lost_step_records": "Records of engine steps were lost; the split between requests is less sure.",
+    "request_id_reused": "Several requests had one id at once; their joules are one sum, without tokens.",
     "idle_not_measured": "Idle power was not measured; the idle part is not known or a default.",
     "model_not_trusted": "The step model has not earned trust yet; the split between requests is less sure.",
     "mixed_sources": "Devices were read by different sensors whose joules are not to be added.",
