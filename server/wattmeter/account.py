@@ -271,8 +271,6 @@ class Account:
     def devices(self) -> tuple[DeviceStatus, ...]:
         return self.snapshot().devices
 
-    # --- settling -------------------------------------------------------------------------------------------
-
     def settle(self, *, patient: bool = True) -> None:
         """Settle what meter and step records cover by now; the account's thread does this by itself.
 
