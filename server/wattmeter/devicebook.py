@@ -38,6 +38,7 @@ class DeviceBook:
         self._power_counter: PowerCounter | None = None
         self._seen_energy = False
         self._power: tuple[int, float] | None = None
+        self._power_fault: Fault | None = None
         self._answered_ns: int | None = None
         self._fault: Fault | None = None
         self._fault_counts: dict[str, int] = {}
@@ -52,8 +53,12 @@ class DeviceBook:
             self._seen_energy = True
             self._answered_ns = reading.monotonic_ns
             self._fault = None
+            if self._power_fault is not None:  # of the power alone: the counter answers
+                name = self._power_fault.value
+                self._fault_counts[name] = self._fault_counts.get(name, 0) + 1
         else:
             self._fault = reading.fault or Fault.UNKNOWN_ERROR
+        self._power_fault = None
         for knot in self._counter.add(reading):
             self.ledger.add_knot(knot)
         for fault in self._counter.take_faults():
@@ -65,7 +70,8 @@ class DeviceBook:
             self.ledger.add_power(reading.monotonic_ns, reading.power_watts)
         if self._power_counter is None or self._seen_energy:
             if reading.power_watts is None and self._power is not None:
-                self._power_lost(reading.fault or Fault.UNKNOWN_ERROR)
+                # For show beside a counter: no joule is in doubt, but the last watts are.
+                self._power, self._power_fault = None, reading.fault or Fault.UNKNOWN_ERROR
             return
         if reading.power_watts is not None:
             self._answered_ns = reading.monotonic_ns
@@ -76,11 +82,6 @@ class DeviceBook:
             self.ledger.add_knot(knot)
         for fault in self._power_counter.take_faults():
             self.add_fault(fault)
-
-    def _power_lost(self, fault: Fault) -> None:
-        """The power of a device with a counter is for show: no joule is in doubt, but the last watts are."""
-        self._power = None
-        self._fault_counts[fault.value] = self._fault_counts.get(fault.value, 0) + 1
 
     def add_fault(self, fault: FaultInterval) -> None:
         self.ledger.add_fault(fault)
