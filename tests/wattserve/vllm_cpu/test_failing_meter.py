@@ -82,7 +82,7 @@ def test_serving_goes_on_while_the_meter_fails(server: Server, how: str, name: s
     begin = time.time()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         # Under way as the meter begins to fail, however fast the machine is.
-        long = pool.submit(ask, server, f"{how}-long", tokens=6000)
+        long = pool.submit(ask, server, f"{how}-long", tokens=4000)
         time.sleep(0.3)
         server.meter_fails.write_text(how)
         until(lambda: device(server)["flags"] == [name], "the device's status says nothing")
