@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wattmeter.ring import F64, I64
+from wattmeter.arrays import F64, I64
 
 STEP_SECONDS = 0.05
 

@@ -1,7 +1,7 @@
 """Where joules are read: one file a sensor, one line each in REGISTRY.
 
 A meter opened by name is `open_meter("nvml")`, `open_meter("recorded", path=...)`, `open_meter("rapl")`. The
-modelled meter is made by whoever has the model (`wattmeter.meters.virtual.VirtualMeter`), since it needs the
+modelled meter is made by whoever has the model (`wattmeter.meters.modelled.ModelledMeter`), as it needs the
 model's energy.
 """
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from wattmeter.faults import Fault
-from wattmeter.meter import Meter
+from wattmeter.meters.base import Meter
 
 # name: (module, class)
 REGISTRY = {
@@ -32,7 +32,7 @@ class MeterUnavailableError(RuntimeError):
 def open_meter(name: str, **options: Any) -> Meter:
     """The meter called `name`; `options` are its class's. Raises MeterUnavailableError."""
     if name not in REGISTRY:
-        raise MeterUnavailableError(f"{name!r} is no meter; there are {', '.join(sorted(REGISTRY))}")
+        raise MeterUnavailableError(f"{name!r} is not a meter (available: {', '.join(sorted(REGISTRY))})")
     module, cls = REGISTRY[name]
     meter: Meter = getattr(import_module(module), cls)(**options)
     return meter

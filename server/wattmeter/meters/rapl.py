@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wattmeter.faults import Fault
-from wattmeter.meter import Device, Reading
 from wattmeter.meters import MeterUnavailableError
+from wattmeter.meters.base import Device, Reading
 
 MICRO = 1e-6
 DEFAULT_ROOT = Path("/sys/class/powercap")
@@ -26,11 +26,13 @@ STEP_JOULES = 1.0
 class RaplMeter:
     """RAPL zones as devices: each package (and its DRAM where it is a zone of its own), or `psys=True` alone.
 
-    `energy_uj` wraps at `max_energy_range_uj` (about 262 kJ): a smaller value than the last good one is one
-    wrap, since at 400 W a wrap takes 11 minutes, but only where the power that a wrap implies is possible
-    (MAX_WATTS); otherwise the counter began anew, and its fall is passed on. A failed read is a fault and no
-    wrap. The files are readable by root only since CVE-2020-8694. Raises MeterUnavailableError where there
-    are no zones or they may not be read.
+    `energy_uj` wraps at `max_energy_range_uj` (about 262 kJ; at 400 W a wrap takes 11 minutes). How often it
+    wrapped since the last good read follows from the time between them and what a zone can draw (MAX_WATTS).
+    Where more than one number of wraps is possible, after a long time without reads, none is guessed: the
+    reading has the fault `counter_wrapped`, and does not continue the ones before. Where none is possible the
+    counter began anew, and its fall is passed on. A failed read is a fault and no wrap. The
+    files are readable by root only since CVE-2020-8694. Raises MeterUnavailableError where there are no
+    zones or they may not be read.
     """
 
     source = "rapl"
@@ -64,19 +66,32 @@ class RaplMeter:
 
     def read_energy(self, device_id: str) -> Reading:
         try:
-            value = float(self._files[device_id].read_text()) * MICRO
+            value = int(self._files[device_id].read_text()) * MICRO
         except (OSError, ValueError) as error:
             return Reading(device_id, time.monotonic_ns(), time.time(), fault=_fault(error))
         now = time.monotonic_ns()
-        last = self._last.get(device_id)
-        if last is not None and value < last[1]:
-            gained = value + self._range[device_id] - last[1]
-            possible = MAX_WATTS * (now - last[0]) * 1e-9 + STEP_JOULES
-            # After a reset the wraps before it count no more: the value falls for whoever reads it.
-            wraps = self._wrapped[device_id] + self._range[device_id]
-            self._wrapped[device_id] = wraps if gained <= possible else 0.0
+        if value < 0.0:
+            return Reading(device_id, now, time.time(), fault=Fault.UNKNOWN_ERROR)
+        fault = None
+        if device_id in self._last:
+            fault = self._unwrap(device_id, *self._last[device_id], now, value)
         self._last[device_id] = (now, value)
-        return Reading(device_id, now, time.time(), energy_joules=value + self._wrapped[device_id])
+        joules = value + self._wrapped[device_id]
+        return Reading(device_id, now, time.time(), energy_joules=joules, fault=fault)
+
+    def _unwrap(
+        self, device_id: str, last_ns: int, last_joules: float, now_ns: int, joules: float
+    ) -> Fault | None:
+        """Count the wraps between two good reads; the fault is why their number is not known."""
+        span, most = self._range[device_id], MAX_WATTS * (now_ns - last_ns) * 1e-9 + STEP_JOULES
+        fewest = 0 if joules >= last_joules else 1
+        gained = joules - last_joules + fewest * span
+        if gained + span <= most:
+            return Fault.COUNTER_WRAPPED
+        # After a reset the wraps before it count no more: the value falls for whoever reads it.
+        possible = fewest == 0 or gained <= most
+        self._wrapped[device_id] = self._wrapped[device_id] + fewest * span if possible else 0.0
+        return None
 
     def read_power(self, device_id: str) -> Reading:
         """RAPL has no power reading."""
@@ -89,7 +104,7 @@ class RaplMeter:
         device_id = zone.name
         energy = zone / "energy_uj"
         try:
-            float(energy.read_text())
+            int(energy.read_text())
         except OSError as error:
             if error.errno in {errno.EACCES, errno.EPERM}:
                 raise MeterUnavailableError(

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from wattmeter.arrays import F64
 from wattmeter.faults import Fault
-from wattmeter.meter import Device, Reading
 from wattmeter.meters import MeterUnavailableError
+from wattmeter.meters.base import Device, Reading
 
-F64 = npt.NDArray[np.float64]
 MILLI = 1e-3
 
 

@@ -1,0 +1,1 @@
+"""Whose joules they are: dividing an interval over requests, and Shapley values of tenants."""

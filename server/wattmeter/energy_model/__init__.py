@@ -1,0 +1,1 @@
+"""What an engine step costs: the step model, fitting it while serving, and batching in modelled time."""

@@ -1,0 +1,1 @@
+"""The energy monitor of one server: settling, the table of requests, windows."""
