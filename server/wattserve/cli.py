@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
-if TYPE_CHECKING:
-    from wattmeter.meter import Meter
+from wattserve import __version__
+from wattserve.meter.process import DEFAULT_PORT
 
 app = typer.Typer(
     name="wattserve",
@@ -23,8 +26,50 @@ app = typer.Typer(
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one and says which.")
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one and prints it.")
 ]
+
+
+ApiKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A key that clients must send, as Authorization: Bearer KEY. May be repeated; each key then sees"
+        " its own requests. Better set WATTSERVE_API_KEY (with commas): others can see a command line."
+    ),
+]
+TenantFromOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What names the tenant of a request: its API key (key; the default with several keys), or its"
+        " header x-energy-group (header), which only a trusted proxy should be able to set."
+    ),
+]
+
+
+def _tenant_from(text: str | None) -> Literal["header", "key"] | None:
+    match text:
+        case None | "header" | "key":
+            return text
+    raise ValueError(f"--tenant-from {text}: header or key")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"wattserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Serve OpenAI's API with the energy of every request."""
 
 
 def refuse(command: str, message: object) -> NoReturn:
@@ -34,7 +79,11 @@ def refuse(command: str, message: object) -> NoReturn:
 
 
 def needs_serve_extra(command: str, error: ModuleNotFoundError) -> NoReturn:
-    refuse(command, f"{error.name} is not installed: pip install 'wattload[serve]'")
+    refuse(
+        command,
+        f"{error.name} is not installed: install wattload with its extra 'serve', in a checkout:"
+        " pip install '.[serve]'",
+    )
 
 
 @app.command()
@@ -46,27 +95,41 @@ def sim(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     model: Annotated[str | None, typer.Option(help="Name to serve the model under.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="Also serve a LoRA adapter of this name. May be repeated.", metavar="NAME"),
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Most sequences in a step.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a step.")] = None,
     kv_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens the KV cache holds.")] = None,
-    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest prompt plus answer.")] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Longest prompt plus response, in tokens.")
+    ] = None,
     enable_prefix_caching: Annotated[
         bool, typer.Option("--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse equal prefixes.")
     ] = True,
+    power_limit_watts: Annotated[
+        float | None, typer.Option(min=1.0, help="Limit the GPU to this power, below the profile's limit.")
+    ] = None,
     late_tolerance_ms: Annotated[
         float, typer.Option(min=0.0, help="A step whose tokens leave later than this is counted as late.")
     ] = 10.0,
-    seed: Annotated[int, typer.Option(help="Fixes the text and the lengths of answers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the text and the lengths of responses.")] = 0,
+    api_key: ApiKey = None,
+    tenant_from: TenantFromOption = None,
 ) -> None:
-    """Serve a virtual GPU: continuous batching in real time with a modelled meter. No GPU, no torch."""
+    """Serve from a simulated GPU in real time: continuous batching, simulated energy. It needs no GPU."""
     try:
-        from wattserve.listen import ListenError, listening_socket, serve
-        from wattserve.sim import Simulator
-        from wattserve.virtual_gpu.profile import ProfileError, load_profile
+        from wattserve.http.keys import Keys
+        from wattserve.http.server import ListenError, listening_socket, serve
+        from wattserve.sim.app import Simulator
+        from wattserve.sim.profile import ProfileError, load_profile
     except ModuleNotFoundError as error:
         needs_serve_extra("sim", error)
     try:
         loaded = load_profile(profile)
+        if power_limit_watts is not None:
+            loaded = loaded.limited(power_limit_watts)
         given = {
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens,
@@ -81,6 +144,8 @@ def sim(
             model_name=model,
             seed=seed,
             late_tolerance_seconds=late_tolerance_ms / 1000,
+            keys=Keys.given(api_key or (), tenant_from=_tenant_from(tenant_from)),
+            adapters=lora or (),
         )
         listener = listening_socket(host, port)
     except (ProfileError, ListenError, ValueError) as error:
@@ -89,17 +154,31 @@ def sim(
     raise typer.Exit(serve(simulator.app, listener, name="wattserve sim", announce=announce))
 
 
-@app.command()
+meter_app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(meter_app, name="meter")
+
+
+@meter_app.callback(invoke_without_command=True)
 def meter(
+    context: typer.Context,
     *,
     upstream: Annotated[
         str | None,
-        typer.Option(help="Also be a streaming proxy in front of this server, and count its requests."),
+        typer.Option(
+            help="Also serve as a proxy for this server, and estimate each response's energy from its stream."
+        ),
     ] = None,
     host: Host = "127.0.0.1",
-    port: Port = 8001,
+    port: Port = DEFAULT_PORT,
+    socket: Annotated[
+        str | None,
+        typer.Option(
+            help="Take engines' step records at this address: the PATH of a socket, or tcp://HOST:PORT."
+        ),
+    ] = None,
     kind: Annotated[
-        str, typer.Option("--meter", help="Where joules come from: nvml, rapl or recorded:FILE.")
+        str,
+        typer.Option("--meter", help="Where joules come from: nvml, rapl, recorded:FILE, modelled:PROFILE."),
     ] = "nvml",
     devices: Annotated[
         str | None,
@@ -109,60 +188,129 @@ def meter(
         float | None,
         typer.Option(min=0.0, help="Power of all devices with the model loaded and nothing running."),
     ] = None,
+    step_model: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A step model to begin with (with --socket)."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Write engines' step records and meter readings into this new folder."),
+    ] = None,
     selftest: Annotated[
         bool, typer.Option("--selftest", help="Test the sensors, print what was found as JSON, and end.")
     ] = False,
+    component: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also meter this part of the node, as a separate figure: rapl (CPU packages, DRAM),"
+            " rapl-psys, acpi, ipmi, redfish:URL, command:'CMD' (prints 350 W or 12.5 kJ). May be repeated."
+        ),
+    ] = None,
     selftest_seconds: Annotated[
         float | None,
-        typer.Option(min=1.0, max=60.0, help="Length of the self-test; given alone: test, then serve."),
+        typer.Option(
+            min=1.0, max=60.0, help="Length of the self-test. Without --selftest: test first, then serve."
+        ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A file of `wattserve meter calibrate`: tell the gains of these GPUs' sensors."),
+    ] = None,
+    api_key: ApiKey = None,
+    tenant_from: TenantFromOption = None,
 ) -> None:
-    """The meter alone, beside any other server; with --upstream also a streaming proxy in front of it."""
+    """Meter this node's GPUs, beside any server. Engines can attach to it; --upstream makes it a proxy."""
+    if context.invoked_subcommand is not None:
+        return
     import json
 
     try:
         from wattmeter.meters import MeterUnavailableError
-        from wattmeter.selftest import run_selftest
-
-        from wattserve.listen import ListenError, listening_socket, serve
-        from wattserve.sidecar import Sidecar
+        from wattmeter.selftest.sensor_test import run_selftest
+        from wattserve.meter.process import MeterOptions, OptionsError, run
+        from wattserve.meter.upstream import Address, UpstreamAddressError
+        from wattserve.meter_spec import MeterSpec
     except ModuleNotFoundError as error:
         needs_serve_extra("meter", error)
-    if upstream is not None and not upstream.startswith(("http://", "https://")):
-        refuse("meter", f"--upstream {upstream}: needs http:// or https:// and a host")
     try:
-        opened = open_named_meter(kind, devices)
+        if upstream is not None:
+            Address.parse(upstream)
         if selftest:
+            opened = MeterSpec.parse(kind, devices).open()
             result = run_selftest(opened, selftest_seconds or 20.0)
             print(json.dumps(result.as_json(), indent=2))
             opened.close()
             raise typer.Exit(0)
-        sidecar = Sidecar(opened, upstream=upstream, idle_watts=idle_watts, selftest_seconds=selftest_seconds)
-        listener = listening_socket(host, port)
-    except (MeterUnavailableError, ListenError, ValueError) as error:
+        options = MeterOptions(
+            meter=kind,
+            devices=devices,
+            socket=socket,
+            upstream=upstream,
+            host=host,
+            port=port,
+            idle_watts=idle_watts,
+            step_model=None if step_model is None else str(step_model),
+            record=None if record is None else str(record),
+            selftest_seconds=selftest_seconds,
+            api_keys=tuple(api_key or ()),
+            tenant_from=_tenant_from(tenant_from),
+            components=tuple(component or ()),
+            calibration=None if calibration is None else str(calibration),
+        )
+        status = run(options)
+    except UpstreamAddressError as error:
+        refuse("meter", f"--upstream {upstream}: {error}")
+    except (MeterUnavailableError, OptionsError) as error:
         refuse("meter", error)
-    names = ", ".join(device.name for device in opened.devices)
-    announce = f" ({opened.source}: {names}{f'; upstream {upstream}' if upstream else ''})"
-    raise typer.Exit(serve(sidecar.app, listener, name="wattserve meter", announce=announce))
+    except ModuleNotFoundError as error:
+        needs_serve_extra("meter", error)
+    raise typer.Exit(status)
 
 
-def open_named_meter(kind: str, devices: str | None) -> Meter:
-    """The meter of --meter and --devices. Raises MeterUnavailableError."""
-    from wattmeter.meters import REGISTRY, MeterUnavailableError, open_meter
+@meter_app.command("calibrate")
+def calibrate(
+    *,
+    device: Annotated[
+        str | None, typer.Option(help="The device's id, as /energy lists it: a GPU's UUID.")
+    ] = None,
+    ours: Annotated[
+        str | None, typer.Option(help="Its joules of one window by our meter, with the unit: '10.4 kJ'.")
+    ] = None,
+    theirs: Annotated[
+        str | None, typer.Option(help="Its joules of the same window by the outside meter: '10.7 kJ'.")
+    ] = None,
+    windows: Annotated[
+        Path | None,
+        typer.Option(help="Instead, a CSV of several windows: device,ours_joules,theirs_joules."),
+    ] = None,
+    reference_uncertainty: Annotated[
+        str,
+        typer.Option(help="One standard deviation of the outside meter's own gain, by its data sheet: 0.5%."),
+    ],
+    reference: Annotated[str, typer.Option(help="What the outside meter is, for the file.")] = "",
+    out: Annotated[Path, typer.Option(help="Calibration file; gains of other devices in it stay.")] = Path(
+        "calibration.json"
+    ),
+) -> None:
+    """Measure a sensor's gain against an outside meter, for `--calibration` and `wattload run`.
 
-    name, _, detail = kind.partition(":")
-    if devices is not None and name != "nvml":
-        raise MeterUnavailableError(f"--devices is for --meter nvml, not {name}")
-    if name == "nvml" and not detail:
-        return open_meter("nvml", gpus=[part.strip() for part in devices.split(",")] if devices else None)
-    if name == "recorded" and detail:
-        return open_meter("recorded", path=detail, loop=True)
-    if name in REGISTRY and name != "recorded" and not detail:
-        return open_meter(name)
-    others = sorted(set(REGISTRY) - {"recorded"})
-    raise MeterUnavailableError(
-        f"--meter {kind}: not a meter; there are {', '.join(others)} and recorded:FILE"
-    )
+    Example: wattserve meter calibrate --device GPU-5f2c --ours '41.2 kJ' --theirs '42.0 kJ'
+    --reference-uncertainty 0.5%
+    """
+    from wattserve.meter import calibrate as calibration
+
+    try:
+        try:
+            uncertainty = calibration.fraction_of(reference_uncertainty)
+        except ValueError as error:
+            raise ValueError(f"--reference-uncertainty: {error}") from None
+        compared = calibration.given(device, ours, theirs, windows)
+        for line in calibration.calibrate(compared, uncertainty=uncertainty, reference=reference, out=out):
+            print(line)
+    except OSError as error:
+        refuse("meter calibrate", f"--out {out}: {error.strerror}")
+    except ValueError as error:
+        refuse("meter calibrate", error)
 
 
 @app.command()
@@ -172,10 +320,10 @@ def profiles(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Show this one in full.")] = None,
 ) -> None:
-    """List the virtual GPUs there are, or show one with the errors of its fit."""
+    """List the GPU models of the simulator, or show one with the errors of its fit."""
     import json
 
-    from wattserve.virtual_gpu.profile import ProfileError, known_profiles, load_profile
+    from wattserve.sim.profile import ProfileError, known_profiles, load_profile
 
     if name is None:
         if save is not None:
@@ -209,8 +357,31 @@ def vllm(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """The console script."""
-    app(prog_name="wattserve")
+    """The console script. No traceback reaches the user unless WATTSERVE_DEBUG is 1."""
+    try:
+        app(prog_name="wattserve")
+    except Exception as error:
+        report(error)
+        sys.exit(1)
+
+
+def report(error: Exception) -> None:
+    """One sentence for an error that nobody foresaw, with the file that belongs into a bug report."""
+    shown = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = "".join(traceback.format_exception(error))
+    if "1" in (os.environ.get("WATTSERVE_DEBUG"), os.environ.get("WATTLOAD_DEBUG")):
+        print(text, file=sys.stderr)
+        where = "the traceback is above"
+    else:
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", prefix="wattserve-", suffix=".traceback.txt", delete=False, encoding="utf-8"
+            ) as file:
+                file.write(text)
+            where = f"please report it with the file {file.name}"
+        except OSError:
+            where = "please report it with the traceback that WATTSERVE_DEBUG=1 shows"
+    print(f"wattserve: unexpected error: {shown}; {where}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

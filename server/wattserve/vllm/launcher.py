@@ -13,32 +13,32 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wattserve.vllm import selftest, socket_path
-from wattserve.vllm.settings import SettingError, Settings, flags_and_rest, help_text
+from wattserve.protocol import address as addresses
+from wattserve.vllm import meter_process
+from wattserve.vllm.settings import (
+    FLAGS,
+    OF_THE_METER,
+    PREFIX,
+    SettingError,
+    Settings,
+    flags_and_rest,
+    help_text,
+)
 
 MIDDLEWARE = "wattserve.vllm.EnergyMiddleware"
 PLUGIN = "wattserve"
 
-# One engine and one API process: step records have one receiver, and a step's joules come from the devices of
-# one engine.
+# What would be metered wrongly, or not at all.
 ONE_ONLY = {
-    "--data-parallel-size": "one `wattserve vllm` for each replica, on its own GPUs and port",
-    "-dp": "one `wattserve vllm` for each replica, on its own GPUs and port",
-    "--api-server-count": "one API process",
-    "-asc": "one API process",
     "--nnodes": "an engine whose GPUs are all on this host",
     "-n": "an engine whose GPUs are all on this host",
 }
 REFUSED = {
     "--headless": "has no HTTP server to put energy into",
     "--grpc": "has no HTTP responses to put energy into",
-    "--data-parallel-rank": "is one engine of several, which share no step records",
-    "--data-parallel-start-rank": "is one engine of several, which share no step records",
-    "--data-parallel-external-lb": "starts several engines, which share no step records",
-    "--data-parallel-hybrid-lb": "starts several engines, which share no step records",
 }
 # Flags that take all values up to the next flag: what comes last may be one of them.
 MANY_VALUES = {"--served-model-name", "--lora-modules", "--api-key", "--allowed-media-domains"}
@@ -57,14 +57,20 @@ def main(arguments: Sequence[str]) -> int:
             print(help_text() + "\n\nEverything else is vLLM's:\n", flush=True)
         else:
             vllm_arguments = model_first(vllm_arguments)
-            _check(vllm_arguments, {**os.environ, **variables})
+            _check(vllm_arguments, {**os.environ, **variables}, variables)
+        os.environ.update(variables)
+        _prepare_environment()
+        meter = None if helping else meter_process.settle(os.environ)
     except SettingError as error:
         return _refuse(str(error))
-    os.environ.update(variables)
-    _prepare_environment()
-    if not helping:
-        selftest.start(Settings.from_environment(os.environ))
-    return _serve(vllm_arguments)
+    except meter_process.MeterStartError as error:
+        print(f"wattserve vllm: {error}", file=sys.stderr, flush=True)
+        return 1
+    try:
+        return _serve(vllm_arguments)
+    finally:
+        if meter is not None:
+            meter.stop()
 
 
 def _refuse(sentence: str) -> int:
@@ -72,14 +78,14 @@ def _refuse(sentence: str) -> int:
     return 2
 
 
-def _check(arguments: Sequence[str], environment: dict[str, str]) -> None:
+def _check(arguments: Sequence[str], environment: dict[str, str], given: Mapping[str, str]) -> None:
     """Raises SettingError for everything that can be known before vLLM starts."""
     if importlib.util.find_spec("vllm") is None:
         raise SettingError(
-            f"vLLM is not installed for {sys.executable}: pip install 'wattload[vllm]' (GPU), or see"
-            " docs/vllm.md for the CPU"
+            f"vLLM is not installed for {sys.executable}: install wattload with its extra 'vllm', in a"
+            " checkout: pip install '.[vllm]' (GPU); docs/how-to/vllm.md has the way for a CPU"
         )
-    _check_one_engine(arguments)
+    _check_hosts(arguments)
     _check_model(arguments)
     settings = Settings.from_environment(environment)
     if _value(arguments, "--distributed-executor-backend") == "ray" and settings.devices is None:
@@ -87,13 +93,36 @@ def _check(arguments: Sequence[str], environment: dict[str, str]) -> None:
             "--distributed-executor-backend ray places the workers itself: name their GPUs on this host with"
             " --energy-devices"
         )
-    _check_meter(settings)
+    if settings.meter_at is not None:
+        _check_attached(settings.meter_at, given)
+    else:
+        meter_process.check_meter(settings)
+        _check_socket(settings.socket)
     _check_port(arguments)
-    if settings.socket:
-        try:
-            socket_path.Ownership(socket_path.address_of(Path(settings.socket))).release()
-        except (socket_path.SocketInUseError, OSError, ValueError) as error:
-            raise SettingError(f"--energy-socket: {error}") from None
+
+
+def _check_attached(meter_at: str, given: Mapping[str, str]) -> None:
+    for flag in FLAGS:
+        if flag.name in OF_THE_METER and flag.variable in given:
+            raise SettingError(
+                f"{PREFIX}{flag.name} is for the meter that is started, not for one that runs already at"
+                f" --energy-meter-at {meter_at}"
+            )
+    try:
+        reason = meter_process.why_unreachable(addresses.address_of(meter_at))
+    except ValueError as error:
+        raise SettingError(f"--energy-meter-at: {error}") from None
+    if reason is not None:
+        raise SettingError(f"--energy-meter-at {meter_at}: {reason}")
+
+
+def _check_socket(given: str | None) -> None:
+    if given is None:
+        return
+    try:
+        addresses.Ownership(addresses.address_of(given)).release()
+    except (addresses.SocketInUseError, OSError, ValueError) as error:
+        raise SettingError(f"--energy-socket: {error}") from None
 
 
 def _value(arguments: Sequence[str], *names: str) -> str | None:
@@ -107,7 +136,7 @@ def _value(arguments: Sequence[str], *names: str) -> str | None:
     return None
 
 
-def _check_one_engine(arguments: Sequence[str]) -> None:
+def _check_hosts(arguments: Sequence[str]) -> None:
     for name, advice in ONE_ONLY.items():
         value = _value(arguments, name)
         if value is not None and value != "1":
@@ -150,17 +179,6 @@ def _check_model(arguments: Sequence[str]) -> None:
         raise SettingError(f"there is no model at {model}")
 
 
-def _check_meter(settings: Settings) -> None:
-    from wattmeter.meters import MeterUnavailableError
-
-    from wattserve.vllm.metering import open_meter
-
-    try:
-        open_meter(settings, gpus=None).close()
-    except MeterUnavailableError as error:
-        raise SettingError(str(error)) from None
-
-
 def _check_port(arguments: Sequence[str]) -> None:
     if _value(arguments, "--uds") is not None:
         return
@@ -184,11 +202,6 @@ def _prepare_environment() -> None:
         os.environ["VLLM_PLUGINS"] = ",".join([*filter(None, allowed.split(",")), PLUGIN])
     # The Rust front end refuses ASGI middleware.
     os.environ["VLLM_USE_RUST_FRONTEND"] = "0"
-    given = os.environ.get(socket_path.VARIABLE)
-    if not given:
-        os.environ[socket_path.VARIABLE] = socket_path.new()
-    elif not given.startswith("ipc://"):
-        os.environ[socket_path.VARIABLE] = socket_path.address_of(Path(given))
 
 
 def _name_the_distribution() -> None:
@@ -211,8 +224,7 @@ def _serve(arguments: Sequence[str]) -> int:
     from wattserve.vllm import outcome
 
     _name_the_distribution()
-    extra = [] if _value(arguments, "--api-server-count", "-asc") else ["--api-server-count", "1"]
-    sys.argv = ["vllm", "serve", *arguments, "--middleware", MIDDLEWARE, *extra]
+    sys.argv = ["vllm", "serve", *arguments, "--middleware", MIDDLEWARE]
     from vllm.entrypoints.cli.main import main as vllm_main
 
     try:

@@ -1,37 +1,46 @@
 """The ASGI middleware that vLLM loads with `--middleware wattserve.vllm.EnergyMiddleware`.
 
-When the application starts it starts metering, adds the energy routes to vLLM's application and lets every
-response through the middleware that all modes of wattserve share. Whatever fails here leaves vLLM serving:
-responses then carry `"energy": null` and the reason.
+It is thin: it tells the meter of each request's start and end, asks it once for the joules of a response, and
+passes questions to `/energy` on. Nothing is measured in this process, and it has no thread. Whatever fails
+here leaves vLLM serving: responses then carry `"energy": null` and the reason.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import hashlib
 import logging
 import os
+import secrets
 import sys
-import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from wattmeter.faults import Fault
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from wattserve import middleware as shared
-from wattserve.middleware import ASGIApp, Message, Receive, Scope, Send
-from wattserve.vllm import outcome, selftest, socket_path
-from wattserve.vllm.settings import Settings
-
-if TYPE_CHECKING:
-    from wattserve.vllm.metering import Metering
+from wattserve.http import middleware as shared
+from wattserve.http.errors import error_object
+from wattserve.http.keys import Keys, unauthorized
+from wattserve.http.middleware import TENANT_KEY, ASGIApp, Message, Receive, Scope, Send
+from wattserve.meter.client import MeterClient, MeterGoneError
+from wattserve.protocol import address
+from wattserve.vllm import outcome
+from wattserve.vllm.engine_facts import why_not_metered
+from wattserve.vllm.named_responses import NamedResponses
+from wattserve.vllm.settings import (
+    DEFAULT_GROUP_HEADER,
+    REASON_VARIABLE,
+    SERVER_VARIABLE,
+    named_devices,
+    tenant_from,
+)
 
 logger = logging.getLogger("wattserve.vllm")
 
-# How long a response may wait for the first step record of its request: a flush and the way through two
-# threads. Only a request of a few steps ever waits.
-RECORD_WAIT_SECONDS = 0.15
+MAX_BODY_BYTES = 8 << 20
 SECRET_HEADERS = (b"authorization", b"x-api-key", b"api-key")
+_GROUP_HEADER = DEFAULT_GROUP_HEADER.encode()
 
 
 class EnergyMiddleware:
@@ -39,34 +48,43 @@ class EnergyMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._metering: Metering | None = None
-        self._shared = shared.EnergyMiddleware(_AwaitRecords(app, self), None)
-        self._group_header = b"x-energy-group"
+        self._client: MeterClient | None = None
+        self._shared = shared.EnergyMiddleware(NamedResponses(app), None)
+        self._group_header = _GROUP_HEADER
+        # Until the application has said what its keys are, nobody has one.
+        self._keys = Keys.closed()
         self._shutdown_asked = False
-        self._stopped = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        if self._group_header != b"x-energy-group" and scope["type"] == "http":
-            scope = self._with_group(scope)
+        if scope["type"] == "http":
+            if self._client is not None and _is_metrics(scope):
+                await self._metrics(self._client, scope, receive, send)
+                return
+            if self._group_header != _GROUP_HEADER:
+                scope = self._with_group(scope)
+            if self._keys:
+                admitted = self._keys.admit(scope)
+                if admitted is None and _is_energy(scope):
+                    await unauthorized(send)
+                    return
+                if admitted is None:
+                    # vLLM's own to answer, with 401 where it asks for a key; nothing is accounted for it.
+                    await self._app(scope, receive, send)
+                    return
+                scope = admitted
         await self._shared(scope, receive, send)
 
-    def knows_steps_of(self, request_id: str) -> bool:
-        """Whether a step record of the request has arrived, or will not arrive because nothing is metered."""
-        if self._metering is None:
-            return True
-        return self._metering.account.has_steps(request_id)
-
     def _with_group(self, scope: Scope) -> Scope:
-        headers = [pair for pair in scope["headers"] if pair[0] != b"x-energy-group"]
+        headers = [pair for pair in scope["headers"] if pair[0] != _GROUP_HEADER]
         for name, value in scope["headers"]:
             if name == self._group_header:
                 # A key names its tenant without being kept or shown.
                 secret = name in SECRET_HEADERS
                 tag = hashlib.sha256(value).hexdigest()[:12].encode() if secret else value
-                headers.append((b"x-energy-group", tag))
+                headers.append((_GROUP_HEADER, tag))
                 break
         return {**scope, "headers": headers}
 
@@ -78,73 +96,95 @@ class EnergyMiddleware:
             if message["type"] == "lifespan.startup":
                 self._start(scope["app"])
             elif message["type"] == "lifespan.shutdown":
-                self._stopped.set()
                 self._note_engine_death(scope["app"])
-                if self._metering is not None:
-                    await asyncio.to_thread(self._metering.stop)
+                if self._client is not None:
+                    self._client.close()
             return message
 
         await self._app(scope, watched, send)
 
     def _start(self, app: Any) -> None:
         try:
-            self._start_metering(app)
+            self._keys = Keys(keys_of(app, os.environ), tenant_from(os.environ))
+            self._attach(app)
         except Exception as error:
             sentence = str(error) or type(error).__name__
-            logger.exception("wattserve: serving without energy: %s", sentence)
+            logger.warning("wattserve: serving without energy: %s", sentence)
             self._shared.no_energy_reason = f"not metered: {sentence}"
-            self._shared.account = None
-            if self._metering is not None:
-                self._metering.stop()
-                self._metering = None
+            self._shared.source = None
         self._watch_shutdown(app)
 
-    def _start_metering(self, app: Any) -> None:
-        import prometheus_client
+    def _attach(self, app: Any) -> None:
+        header = os.environ.get("WATTSERVE_GROUP_HEADER", "").strip()
+        self._group_header = (header or DEFAULT_GROUP_HEADER).lower().encode()
+        at = os.environ.get(address.VARIABLE)
+        reason = os.environ.get(REASON_VARIABLE, "").removeprefix("not metered: ")
+        if reason:
+            raise RuntimeError(reason)
+        if not at or not os.environ.get(SERVER_VARIABLE):
+            raise RuntimeError(
+                "vLLM did not load the plugin `wattserve`: is wattload installed for the same Python, and"
+                " `wattserve` among VLLM_PLUGINS?"
+            )
+        why = why_not_metered(app.state.vllm_config.parallel_config, named_devices(os.environ))
+        if why is not None:
+            raise RuntimeError(why)
+        client = MeterClient(address.address_of(at), os.environ[SERVER_VARIABLE])
+        client.start()
+        self._client = self._shared.source = client
+        app.routes[:0] = [
+            Route("/energy", self._pass_on, methods=["GET"]),
+            Route("/energy/{path:path}", self._pass_on, methods=["GET", "POST"]),
+        ]
 
-        from wattserve.energy_routes import EnergyRoutes, add_energy_routes
-        from wattserve.metrics import AccountCollector
-        from wattserve.vllm.metering import Metering, engine_gpus, engine_padding, engine_version
+    # -- what the meter answers
 
-        settings = Settings.from_environment(os.environ)
-        self._group_header = settings.group_header.encode()
-        config = app.state.vllm_config
-        parallel = config.parallel_config
-        _check_one_engine(parallel, app.state.args, settings)
-        model_name = _model_name(config)
-        metering = Metering(
-            settings,
-            model_name=model_name,
-            gpus=engine_gpus(
-                parallel.world_size, os.environ, getattr(parallel, "assigned_physical_gpu_ids", None)
-            ),
-            step_socket=_step_socket(),
-            padding=engine_padding(config),
-        )
-        metering.start()
-        self._metering = metering
-        self._shared.account = metering.account
-        routes = EnergyRoutes(
-            metering.account,
-            engine=engine_version(),
-            model_name=model_name,
-            max_model_len=config.model_config.max_model_len,
-        )
-        add_energy_routes(app, routes)
-        collector = AccountCollector(
-            metering.account,
-            info={"mode": "vllm", "engine": engine_version(), "model": model_name},
-            registry=prometheus_client.REGISTRY,
-        )
+    async def _pass_on(self, request: Request) -> Response:
+        """A request to the energy routes of this server's port: the meter answers it."""
+        assert self._client is not None
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                return _error(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        try:
+            status, kind, content = await self._client.http(
+                request.method,
+                path,
+                request.scope["query_string"].decode("latin-1"),
+                body,
+                tenant=request.scope.get(TENANT_KEY, ""),
+            )
+        except MeterGoneError as error:
+            return _error(503, str(error))
+        return Response(content, status, media_type=kind)
 
-        def tested(found: dict[str, Any]) -> None:
-            routes.selftest = collector.selftest = found
-            for name in found.get("flags", ()):
-                metering.account.add_flag(Fault(name))
+    async def _metrics(self, client: MeterClient, scope: Scope, receive: Receive, send: Send) -> None:
+        """vLLM's metrics, whichever of its processes they are of, and behind them the meter's."""
+        # As plain text: two expositions of that kind may follow one another.
+        dropped = (b"accept", b"accept-encoding")
+        headers = [pair for pair in scope["headers"] if pair[0] not in dropped]
+        start: Message = {}
+        body = bytearray()
 
-        # The test may outlast the loading of the model.
-        follow = functools.partial(selftest.follow, tested, wait=self._stopped.wait)
-        threading.Thread(target=follow, name="wattserve-selftest", daemon=True).start()
+        async def take(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+            elif message["type"] == "http.response.body":
+                body.extend(message.get("body", b""))
+
+        await self._app({**scope, "headers": headers}, receive, take)
+        if start.get("status") == 200:
+            try:
+                status, _, ours = await client.http("GET", "/metrics", "")
+                if status == 200:
+                    body += (b"" if body.endswith(b"\n") else b"\n") + ours
+            except MeterGoneError as error:
+                body += f"# wattserve: {error}\n".encode()
+        kept = [pair for pair in start.get("headers", ()) if pair[0].lower() != b"content-length"]
+        await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": bytes(body), "more_body": False})
 
     # -- the engine's death: vLLM ends its server with status 0 and no last word
 
@@ -166,68 +206,35 @@ class EnergyMiddleware:
         print(f"wattserve: {sentence}", file=sys.stderr, flush=True)
 
 
-class _AwaitRecords:
-    """Holds the part of a response that carries `usage` until the request's first step record is here.
+def keys_of(app: Any, environment: Mapping[str, str]) -> list[str]:
+    """The keys that vLLM asks for below /v1: those of `--api-key`, or of its variable.
 
-    A response of a few steps would otherwise overtake its records and come without energy.
+    vLLM looks at the paths below /v1 alone, and a middleware given to it stands outside of that check. A key
+    check whose keys cannot be read here gives one key that nobody has.
     """
-
-    def __init__(self, app: ASGIApp, owner: EnergyMiddleware) -> None:
-        self._app = app
-        self._owner = owner
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in shared.METERED_PATHS:
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1").strip()
-        known = False
-
-        async def held(message: Message) -> None:
-            nonlocal known
-            if not known and b'"usage"' in message.get("body", b""):
-                await self._wait(request_id)
-                known = True
-            await send(message)
-
-        await self._app(scope, receive, held)
-
-    async def _wait(self, request_id: str) -> None:
-        deadline = asyncio.get_running_loop().time() + RECORD_WAIT_SECONDS
-        while not self._owner.knows_steps_of(request_id):
-            if asyncio.get_running_loop().time() > deadline:
-                return
-            await asyncio.sleep(0.004)
+    args = getattr(app.state, "args", None)
+    given = getattr(args, "api_key", None) or environment.get("VLLM_API_KEY", "")
+    keys = [given] if isinstance(given, str) else list(given)
+    checked = False
+    for entry in getattr(app, "user_middleware", ()):
+        if getattr(getattr(entry, "cls", None), "__name__", "") != "AuthenticationMiddleware":
+            continue
+        checked = True
+        values = [*getattr(entry, "args", ()), *getattr(entry, "kwargs", {}).values()]
+        keys += [key for value in values if isinstance(value, list | tuple) for key in value]
+    keys = [key for key in keys if isinstance(key, str) and key]
+    return keys or ([secrets.token_hex(32)] if checked else [])
 
 
-def _model_name(config: Any) -> str:
-    name = config.model_config.served_model_name
-    if isinstance(name, list):
-        name = name[0] if name else None
-    return str(name or config.model_config.model)
+def _is_energy(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path == "/energy" or path.startswith("/energy/")
 
 
-def _step_socket() -> str:
-    address = os.environ.get(socket_path.VARIABLE)
-    if not address:
-        raise RuntimeError(
-            "vLLM did not load the plugin `wattserve`: is wattload installed for the same Python, and"
-            " `wattserve` among VLLM_PLUGINS?"
-        )
-    return address
+def _is_metrics(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return scope["method"] == "GET" and path in ("/metrics", "/metrics/")
 
 
-def _check_one_engine(parallel: Any, args: Any, settings: Settings) -> None:
-    """Raises RuntimeError where a step's joules would not be those of one engine's GPUs on this host."""
-    if parallel.data_parallel_size != 1:
-        raise RuntimeError("several data-parallel engines are not metered per request: one server a replica")
-    if (getattr(args, "api_server_count", None) or 1) != 1:
-        raise RuntimeError("several API processes are not metered per request: --api-server-count 1")
-    if getattr(parallel, "nnodes", 1) != 1:
-        raise RuntimeError("an engine on several hosts is not metered: only the GPUs of this host are read")
-    backend = getattr(parallel, "distributed_executor_backend", None)
-    if "ray" in str(getattr(backend, "__name__", backend)).lower() and settings.devices is None:
-        raise RuntimeError(
-            "Ray places the engine's workers itself: name their GPUs on this host with --energy-devices"
-        )
+def _error(status: int, message: str) -> Response:
+    return JSONResponse(error_object(status, "internal_error", message), status_code=status)

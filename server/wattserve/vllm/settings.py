@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from wattserve.http.keys import TenantFrom
+
 PREFIX = "--energy-"
+# One name for all processes of a server, and the moment it began to start (CLOCK_MONOTONIC, ns): the first
+# process of a server sets them.
+SERVER_VARIABLE = "WATTSERVE_SERVER"
+STARTED_VARIABLE = "WATTSERVE_STARTED_NS"
+# Why a server has no energy, where that is known before it serves.
+REASON_VARIABLE = "WATTSERVE_NO_ENERGY"
+DEFAULT_GROUP_HEADER = "x-energy-group"
 
 
 class SettingError(ValueError):
@@ -49,6 +58,13 @@ FLAGS = (
         "the request header that names a tenant in GET /energy?group_by=tag (default: x-energy-group)",
     ),
     Flag(
+        "tenant-from",
+        "WATTSERVE_TENANT_FROM",
+        "key|header",
+        "who says whose a request is: key, the --api-key that it came with (the default with several), or"
+        " header, the group header, which only a trusted proxy should be able to set",
+    ),
+    Flag(
         "idle-watts",
         "WATTSERVE_IDLE_WATTS",
         "W",
@@ -70,9 +86,18 @@ FLAGS = (
         "socket",
         "WATTSERVE_STEP_SOCKET",
         "PATH",
-        "the ipc socket that step records travel through (default: a new one in the temporary folder)",
+        "the ipc socket of the meter that is started (default: a new one in the temporary folder)",
+    ),
+    Flag(
+        "meter-at",
+        "WATTSERVE_METER_AT",
+        "SOCKET|URL",
+        "attach to a meter that runs already: the path of its socket or tcp://HOST:PORT (`wattserve meter"
+        " --socket`), instead of starting one",
     ),
 )
+# Settings of the meter itself, which one that runs already has from its own command line.
+OF_THE_METER = ("meter", "record", "idle-watts", "step-model", "selftest-seconds", "socket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +107,49 @@ class Settings:
     meter: str = "nvml"
     devices: tuple[str, ...] | None = None
     record: Path | None = None
-    group_header: str = "x-energy-group"
+    group_header: str = DEFAULT_GROUP_HEADER
+    tenant_from: TenantFrom | None = None
     idle_watts: float | None = None
     step_model: Path | None = None
     selftest_seconds: float = 20.0
     socket: str | None = None
+    meter_at: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Reads the WATTSERVE_* variables; an empty one counts as not set. Raises SettingError."""
         given = {flag.name: environment.get(flag.variable, "").strip() for flag in FLAGS}
-        devices = given["devices"]
         return cls(
             meter=given["meter"] or "nvml",
-            devices=tuple(part.strip() for part in devices.split(",") if part.strip()) if devices else None,
+            devices=named_devices(environment),
             record=_new_folder(given["record"]) if given["record"] else None,
-            group_header=(given["group-header"] or "x-energy-group").lower(),
+            group_header=(given["group-header"] or DEFAULT_GROUP_HEADER).lower(),
+            tenant_from=tenant_from(environment),
             idle_watts=_watts(given["idle-watts"]) if given["idle-watts"] else None,
             step_model=_file(given["step-model"]) if given["step-model"] else None,
             selftest_seconds=_selftest_seconds(given["selftest-seconds"] or "20"),
             socket=given["socket"] or None,
+            meter_at=given["meter-at"] or None,
         )
+
+
+def named_devices(environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The devices that a person named, or None."""
+    text = environment.get("WATTSERVE_DEVICES", "")
+    return tuple(part.strip() for part in text.split(",") if part.strip()) or None
+
+
+def tenant_from(environment: Mapping[str, str]) -> TenantFrom | None:
+    """Who says whose a request is; None where nobody has decided. Raises SettingError."""
+    match environment.get("WATTSERVE_TENANT_FROM", "").strip():
+        case "":
+            return None
+        case "key" | "header" as given:
+            return given
+        case other:
+            raise SettingError(
+                f"--energy-tenant-from (WATTSERVE_TENANT_FROM) is key or header, not {other!r}"
+            )
 
 
 def flags_and_rest(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -1,0 +1,1 @@
+"""What every mode serves alike: energy in responses, the /energy routes, Prometheus metrics."""

@@ -1,0 +1,428 @@
+"""Each request's joules in its own response: pure ASGI, for any OpenAI-compatible app.
+
+Puts `usage.energy` into the JSON body or into the last chunk of an event stream (never an extra chunk: the
+common idiom `chunk.choices[0]` breaks on those), honours, makes and gives back `x-request-id`, and tells the
+meter when a request began and ended. A meter that fails never takes a response down: `energy` is null, with
+the reason.
+
+A chunk of a stream costs one call more: what carries no final usage is handed on as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+from wattmeter.endpoints import METERED_PATHS, output_count, prompt_count
+from wattmeter.schema import RequestEnergy, no_energy
+
+log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# An event longer than this is passed on as it comes: nobody's usage chunk is that long.
+MAX_EVENT_BYTES = 1 << 20
+MAX_ID_LENGTH = 256
+# In a scope: the tenant of the request, where it is the key's and not the client's to say.
+TENANT_KEY = "wattserve.tenant"
+
+
+# A chunk with a usage is the last one where it has no choices; others have running usage. Events of other
+# APIs have no such list at all.
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+# The usage at the end of a long JSON body, as of embeddings: reading a megabyte of numbers takes tens of
+# milliseconds, in which nothing else is served.
+_LONG_BODY_BYTES = 1 << 16
+_LAST_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})\s*\}\s*$')
+
+
+class Monitor(Protocol):
+    """The part of wattmeter's EnergyMonitor that the middleware uses."""
+
+    def request_started(
+        self, request_id: str, *, prompt_tokens: int | None = None, group: str = ""
+    ) -> None: ...
+
+    def request_finished(
+        self,
+        request_id: str,
+        *,
+        output_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        aborted: bool = False,
+        refused: bool = False,
+        group: str | None = None,
+    ) -> None: ...
+
+    def request_energy(self, request_id: str) -> RequestEnergy | None: ...
+
+
+class EnergySource(Protocol):
+    """Who is told of requests and asked for their joules. Nothing here may block."""
+
+    def request_started(self, request_id: str, *, group: str = "") -> None: ...
+
+    def request_finished(
+        self,
+        request_id: str,
+        *,
+        output_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        aborted: bool = False,
+        refused: bool = False,
+        group: str | None = None,
+    ) -> None: ...
+
+    async def usage_fields(
+        self, request_id: str, *, output_tokens: int | None = None, prompt_tokens: int | None = None
+    ) -> dict[str, Any]:
+        """What is added to `usage`, see the function of this name: asked once the request has run its last
+        step, `request_finished` follows."""
+        ...
+
+
+class MonitorSource:
+    """An EnergyMonitor in this process as the source."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def request_started(self, request_id: str, *, group: str = "") -> None:
+        self._monitor.request_started(request_id, group=group)
+
+    def request_finished(
+        self,
+        request_id: str,
+        *,
+        output_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        aborted: bool = False,
+        refused: bool = False,
+        group: str | None = None,
+    ) -> None:
+        self._monitor.request_finished(
+            request_id,
+            output_tokens=output_tokens,
+            prompt_tokens=prompt_tokens,
+            aborted=aborted,
+            refused=refused,
+            group=group,
+        )
+
+    async def usage_fields(
+        self, request_id: str, *, output_tokens: int | None = None, prompt_tokens: int | None = None
+    ) -> dict[str, Any]:
+        return usage_fields(self._monitor.request_energy(request_id))
+
+
+def usage_fields(energy: RequestEnergy | None) -> dict[str, Any]:
+    """What is added to `usage`: `energy`, and `energy_reason` where it is null."""
+    return no_energy("no engine step of this request is known") if energy is None else energy.to_usage()
+
+
+class RequestIds:
+    """The ids of the requests of one process: those that run, and the last ones that ran.
+
+    An id is the name under which a request's joules are kept and asked for, and clients choose it. One that
+    is in use, or was used, is not given to another request: that one gets an id of its own, in its response.
+    """
+
+    def __init__(self, *, most: int = 100_000) -> None:
+        self._most = most
+        self._running: set[str] = set()
+        self._past: OrderedDict[str, None] = OrderedDict()
+
+    def take(self, request_id: str) -> bool:
+        """Whether a request may have this id; it has it then."""
+        if request_id in self._running or request_id in self._past:
+            return False
+        self._running.add(request_id)
+        return True
+
+    def give_back(self, request_id: str, *, refused: bool) -> None:
+        """The request has ended. One that the server refused leaves its id to others."""
+        self._running.discard(request_id)
+        if refused:
+            return
+        self._past[request_id] = None
+        while len(self._past) > self._most:
+            self._past.popitem(last=False)
+
+
+class EnergyMiddleware:
+    """Wraps `app`. `source` may be set later (at start-up); until then energy is null with that reason."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        source: EnergySource | None = None,
+        *,
+        metered_paths: tuple[str, ...] = METERED_PATHS,
+        no_energy_reason: str | None = None,
+    ) -> None:
+        self.app = app
+        self.source = source
+        self.metered_paths = metered_paths
+        self.no_energy_reason = no_energy_reason
+        self.ids = RequestIds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        responder = _Responder(self, receive, send)
+        await responder.run(scope, metered=self._is_metered(scope))
+
+    def _is_metered(self, scope: Scope) -> bool:
+        if scope["method"] != "POST":
+            return False
+        path = scope["path"]
+        root = scope.get("root_path", "")
+        return path in self.metered_paths or (bool(root) and path.removeprefix(root) in self.metered_paths)
+
+    async def usage_fields(
+        self, request_id: str, output_tokens: int | None, prompt_tokens: int | None
+    ) -> dict[str, Any]:
+        """What is added to `usage` of this request."""
+        if self.source is None:
+            return no_energy(self.no_energy_reason or "the meter has not started")
+        try:
+            return await self.source.usage_fields(
+                request_id, output_tokens=output_tokens, prompt_tokens=prompt_tokens
+            )
+        except Exception as error:
+            log.exception("request %s: its energy could not be read", request_id)
+            return no_energy(f"the meter failed: {error}")
+
+
+class _Responder:
+    """One request on its way through."""
+
+    __slots__ = ("aborted", "body", "finished", "injecting", "middleware", "output_tokens", "prompt_tokens",
+                 "receive", "refused", "request_id", "send", "start", "streaming", "tail")  # fmt: skip
+
+    def __init__(self, middleware: EnergyMiddleware, receive: Receive, send: Send) -> None:
+        self.middleware = middleware
+        self.receive = receive
+        self.send = send
+        self.request_id = ""
+        self.injecting: str | None = None  # "json" or "sse" once the headers said so
+        self.streaming = False  # "sse", and no part of an event waits in `tail`
+        self.start: Message | None = None  # a JSON response's start waits for its length
+        self.body = b""
+        self.tail = b""
+        self.output_tokens: int | None = None
+        self.prompt_tokens: int | None = None
+        self.aborted = False
+        self.finished = False
+        self.refused = False
+
+    async def run(self, scope: Scope, *, metered: bool) -> None:
+        headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        given = _header(headers, b"x-request-id").strip()
+        name = given.decode("latin-1")
+        if given and len(given) <= MAX_ID_LENGTH and (not metered or self.middleware.ids.take(name)):
+            self.request_id = name
+        else:
+            self.request_id = f"req-{uuid.uuid4().hex}"
+            headers = [pair for pair in headers if pair[0] != b"x-request-id"]
+            headers.append((b"x-request-id", self.request_id.encode()))
+            scope = {**scope, "headers": headers}
+            if metered:
+                self.middleware.ids.take(self.request_id)
+        if not metered:
+            await self.middleware.app(scope, self.receive, self.send_with_id)
+            return
+        source = self.middleware.source
+        group: str | None = scope.get(TENANT_KEY)
+        if source is not None:
+            if group is None:
+                group = _header(headers, b"x-energy-group").decode("latin-1").strip()
+            try:
+                source.request_started(self.request_id, group=group)
+            except Exception:
+                log.exception("request %s: its start could not be told to the meter", self.request_id)
+        # For apps of ours that send thousands of chunks a second: the way out past the framework's wrappers.
+        scope = {**scope, "wattserve.send": self.send_metered}
+        try:
+            await self.middleware.app(scope, self.receive_watched, self.send_metered)
+        finally:
+            # The way past this object, and back to it: a cycle that would live until it is collected.
+            scope.pop("wattserve.send", None)
+            self.middleware.ids.give_back(self.request_id, refused=self.refused)
+            if source is not None:
+                try:
+                    source.request_finished(
+                        self.request_id,
+                        output_tokens=self.output_tokens,
+                        # An app of ours says it itself: a stream may end without a usage.
+                        prompt_tokens=scope.get("wattserve.prompt_tokens", self.prompt_tokens),
+                        aborted=self.aborted or not self.finished,
+                        refused=self.refused,
+                        group=group if self.refused else None,
+                    )
+                except Exception:
+                    log.exception("request %s: its end could not be told to the meter", self.request_id)
+
+    async def receive_watched(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect" and not self.finished:
+            self.aborted = True
+        return message
+
+    async def send_with_id(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._give_id_back(message)
+        await self.send(message)
+
+    def send_metered(self, message: Message) -> Awaitable[None]:
+        """Not a coroutine of its own: a whole event without a final usage, the common case, is handed to the
+        server's `send` and nothing else."""
+        if self.streaming:
+            body = message.get("body", b"")
+            if body.endswith(b"\n\n") and message.get("more_body", False):
+                # From the end: where a client asks for a usage, vLLM puts null there in every chunk.
+                at = body.rfind(b'"usage"')
+                if (
+                    at < 0
+                    or body.startswith(b":null", at + 7)
+                    or (b'"choices"' in body and not _NO_CHOICES.search(body))
+                ):
+                    return self.send(message)
+        return self._send_metered(message)
+
+    async def _send_metered(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            more = message.get("more_body", False)
+            if not more:
+                self.finished = True
+            if self.injecting == "sse":
+                body = await self._events(message.get("body", b""), more=more)
+                self.streaming = not self.tail
+                await self.send({**message, "body": body})
+                return
+            if self.injecting == "json":
+                self.body += message.get("body", b"")
+                if more:
+                    return
+                await self._send_json()
+                return
+        elif message["type"] == "http.response.start":
+            self._give_id_back(message)
+            self.injecting = self._what_to_inject(message)
+            self.streaming = self.injecting == "sse"
+            if message["status"] >= 400:
+                self.aborted = self.refused = True
+            if self.injecting == "json":
+                self.start = message
+                return
+            if self.injecting == "sse":
+                # What is added to the usage at the stream's end makes it longer than its first headers said.
+                headers = message.get("headers", ())
+                kept = [pair for pair in headers if pair[0].lower() != b"content-length"]
+                message = {**message, "headers": kept}
+        await self.send(message)
+
+    def _give_id_back(self, message: Message) -> None:
+        headers = list(message.get("headers", ()))
+        if not _header(headers, b"x-request-id"):
+            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
+            message["headers"] = headers
+
+    def _what_to_inject(self, message: Message) -> str | None:
+        headers = list(message.get("headers", ()))
+        kind = _header(headers, b"content-type")
+        if message["status"] != 200 or _header(headers, b"content-encoding"):
+            return None
+        if kind.startswith(b"text/event-stream"):
+            return "sse"
+        return "json" if kind.startswith(b"application/json") else None
+
+    async def _send_json(self) -> None:
+        body = await self._with_energy(self.body, stream=False)
+        assert self.start is not None
+        headers = [pair for pair in self.start.get("headers", ()) if pair[0].lower() != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self.send({**self.start, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _events(self, body: bytes, *, more: bool) -> bytes:
+        """The whole events in what has come so far, energy added; the rest waits for its end."""
+        data = self.tail + body
+        if more and len(data) < MAX_EVENT_BYTES:
+            end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+            if end < 4:
+                end = 2 if data.startswith(b"\n\n") else 0
+            self.tail = data[end:]
+            data = data[:end]
+        else:
+            self.tail = b""
+        if b'"usage"' not in data:
+            return data
+        return b"".join([await self._line(line) for line in data.splitlines(keepends=True)])
+
+    async def _line(self, line: bytes) -> bytes:
+        if not line.startswith(b"data:") or b'"usage"' not in line:
+            return line
+        content = line[5:].rstrip(b"\r\n")
+        ending = line[5 + len(content) :]
+        changed = await self._with_energy(content.strip(), stream=True)
+        return line if changed == content.strip() else b"data: " + changed + ending
+
+    async def _with_energy(self, text: bytes, *, stream: bool) -> bytes:
+        """`text` with energy in its usage; unchanged where it is not an object with a final usage."""
+        if len(text) >= _LONG_BODY_BYTES and not stream:
+            found = _LAST_USAGE.search(text, len(text) - _LONG_BODY_BYTES // 16)
+            if found is not None:
+                end = await self._with_energy(b'{"usage":' + found[1] + b"}", stream=False)
+                return text[: found.start()] + end[1:]
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        usage = _final_usage(content, stream=stream)
+        if usage is None:
+            return text
+        self.output_tokens = _whole(output_count(usage))
+        self.prompt_tokens = _whole(prompt_count(usage))
+        if usage.get("energy") is not None:
+            return text  # a proxy in front of a server that meters itself, which knows better
+        usage.update(
+            await self.middleware.usage_fields(self.request_id, self.output_tokens, self.prompt_tokens)
+        )
+        # Half a surrogate pair (a token may end inside a character) stays the escape that it came as.
+        encoded = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+        return encoded.encode("utf-8", "backslashreplace")
+
+
+def _final_usage(content: Any, *, stream: bool) -> dict[str, Any] | None:
+    """The usage of the whole response in a JSON body, or in an event of a stream that has it.
+
+    The events of /v1/responses carry the whole response, with a usage once it is complete. Those of
+    /v1/messages have it in `message_delta`; the one in `message_start` is within a message and not looked at.
+    """
+    if not isinstance(content, dict) or (stream and content.get("choices")):
+        return None  # running usage of a stream that goes on
+    inner = content.get("response") if stream else None
+    usage = (inner if isinstance(inner, dict) else content).get("usage")
+    return usage if isinstance(usage, dict) else None
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes:
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return b""
+
+
+def _whole(tokens: object) -> int | None:
+    return tokens if isinstance(tokens, int) else None

@@ -1,0 +1,1 @@
+"""`wattserve meter`: the meter alone, beside any other server."""

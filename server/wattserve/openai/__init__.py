@@ -1,1 +1,0 @@
-"""OpenAI's completions and chat API in front of the virtual GPU."""

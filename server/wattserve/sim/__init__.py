@@ -1,0 +1,1 @@
+"""`wattserve sim`: an OpenAI-compatible server on a simulated GPU."""

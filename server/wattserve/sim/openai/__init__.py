@@ -1,0 +1,1 @@
+"""The simulator's OpenAI API: endpoints, request bodies, streams, errors, vocabulary."""

@@ -1,1 +1,0 @@
-"""A GPU that is not there: continuous batching in real time, with step times and joules from a profile."""
