@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattload.arrivals.process import F64, Demand, Parameters, Rows
-from wattload.errors import BadInput
+from wattload.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Closed:
 
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
         if demand.rate_rps is not None or demand.speed != 1.0:
-            raise BadInput(
-                "--rate does not go with --arrivals closed: a closed loop's rate is the server's answer"
+            raise InputError(
+                "rate", "does not go with `arrivals` closed: the server decides the rate of a closed loop"
             )
         count = demand.requests
         if count is None:
@@ -35,8 +35,8 @@ class Closed:
                 most = int(MAX_RPS_PER_SLOT * self.concurrency * demand.duration_seconds)
                 count = min(max(self.concurrency, most), MAX_REQUESTS)
             else:
-                raise BadInput(
-                    "--arrivals closed needs --requests or --duration with a trace that has no end"
+                raise InputError(
+                    "arrivals", "closed needs `requests` or `duration` with a trace that has no end"
                 )
         return np.full(count, np.nan)
 
@@ -49,5 +49,5 @@ MAX_REQUESTS = 1_000_000
 def parse(parameters: Parameters) -> Closed:
     value = parameters.number("concurrency")
     if value != int(value) or value > 100_000:
-        raise BadInput(f"--arrivals closed: concurrency {value:g} must be a whole number up to 100000")
+        raise InputError("arrivals", f"closed: concurrency {value:g} must be a whole number up to 100000")
     return Closed(int(value), f"closed:concurrency={int(value)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattload.arrivals.process import F64, Demand, Parameters, Rows
-from wattload.errors import BadInput
+from wattload.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class Offline:
 
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
         if demand.rate_rps is not None or demand.speed != 1.0:
-            raise BadInput("--rate does not go with --arrivals offline: everything is due at once")
+            raise InputError("rate", "does not go with `arrivals` offline: everything is due at once")
         count = demand.requests or rows.limit
         if count is None:
-            raise BadInput("--arrivals offline needs --requests: the workload has no end")
+            raise InputError("arrivals", "offline needs `requests`: the workload has no end")
         return np.zeros(count)
 
 

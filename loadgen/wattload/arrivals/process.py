@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wattload.errors import BadInput
+from wattload.errors import InputError
 
 F64 = npt.NDArray[np.float64]
 
@@ -18,10 +18,12 @@ F64 = npt.NDArray[np.float64]
 MAX_REQUESTS = 50_000_000
 
 
-def limited(count: float, what: str) -> int:
-    """`count` as a whole number of what is planned. Raises BadInput, beginning with `what`, if too many."""
+def limited(count: float, field: str, what: str = "") -> int:
+    """`count` as a whole number of what is planned. Raises InputError for `field` and `what` if too many."""
     if not count <= MAX_REQUESTS:
-        raise BadInput(f"{what}: {count:,.0f} are more than the {MAX_REQUESTS:,} that can be planned")
+        raise InputError(
+            field, f"{what}: {count:,.0f} are more than the {MAX_REQUESTS:,} that can be planned"
+        )
     return int(count)
 
 
@@ -46,9 +48,9 @@ class Demand:
         if self.duration_seconds is None:
             if limit is not None:
                 return limit
-            raise BadInput(f"--arrivals {process} needs --duration or --requests")
+            raise InputError("arrivals", f"{process} needs `duration` or `requests`")
         wanted = self.rate(process) * self.duration_seconds
-        limited(wanted, "--rate times --duration")
+        limited(wanted, "rate", "times `duration`")
         return max(1, round(wanted))
 
     def within(self, due: F64) -> F64:
@@ -58,9 +60,9 @@ class Demand:
         return due[due < self.duration_seconds]
 
     def rate(self, process: str) -> float:
-        """The rate asked for. Raises BadInput where none was and `process` cannot do without."""
+        """The rate asked for. Raises InputError where none was and `process` cannot do without."""
         if self.rate_rps is None:
-            raise BadInput(f"--arrivals {process} needs --rate")
+            raise InputError("arrivals", f"{process} needs `rate`")
         return self.rate_rps
 
 
@@ -116,29 +118,31 @@ class Parameters:
     def number(
         self, key: str, default: float | None = None, *, least: float = 0.0, above: bool = True
     ) -> float:
-        """The value of `key` as a float > least (>= least where not `above`). Raises BadInput naming it."""
+        """The value of `key` as a float > least (>= least where not `above`). Raises InputError naming it."""
         if key not in self.values:
             if default is None:
-                raise BadInput(f"--arrivals {self.process} needs {key}=NUMBER")
+                raise InputError("arrivals", f"{self.process} needs {key}=NUMBER")
             return default
-        return number(self.values.pop(key), f"--arrivals {self.process}: {key}", least=least, above=above)
+        return number(self.values.pop(key), "arrivals", f"{self.process}: {key} ", least=least, above=above)
 
     def finish(self) -> None:
-        """Raises BadInput for a key nobody asked for."""
+        """Raises InputError for a key nobody asked for."""
         if self.values:
-            raise BadInput(f"--arrivals {self.process}: unknown parameter {', '.join(sorted(self.values))}")
+            raise InputError(
+                "arrivals", f"{self.process}: unknown parameter {', '.join(sorted(self.values))}"
+            )
 
 
-def number(text: str, what: str, *, least: float = 0.0, above: bool = True) -> float:
-    """`text` as a finite float; BadInput beginning with `what` otherwise, or where it is out of bounds."""
+def number(text: str, field: str, what: str = "", *, least: float = 0.0, above: bool = True) -> float:
+    """`text` as a finite float. Raises InputError, naming `field` and `what`, otherwise."""
     try:
         value = float(text)
     except ValueError:
-        raise BadInput(f"{what} {text!r} is not a number") from None
+        raise InputError(field, f"{what}{text!r} is not a number") from None
     if not math.isfinite(value):
-        raise BadInput(f"{what} {text} is not a finite number")
+        raise InputError(field, f"{what}{text} is not a finite number")
     if value < least or (above and value == least):
-        raise BadInput(f"{what} {text} must be {'above' if above else 'at least'} {least:g}")
+        raise InputError(field, f"{what}{text} must be {'above' if above else 'at least'} {least:g}")
     return value
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattload.arrivals.process import F64, Demand, Parameters, Rows, limited
-from wattload.errors import BadInput
+from wattload.errors import InputError
 
 MIN_CV, MAX_CV = 0.001, 30.0
 
@@ -42,7 +42,7 @@ class Gamma:
 
 def unit_times(end: float, cv: float, rng: np.random.Generator) -> F64:
     """Times of a renewal process of rate 1 in [0, end)."""
-    limited(end, "--rate times --duration")
+    limited(end, "rate", "times `duration`")
     process = Gamma(cv)
     batch = int(end + 4 * (1 + cv) * math.sqrt(end) + 16)
     parts = [np.cumsum(process.gaps(batch, rng))]
@@ -57,15 +57,15 @@ def parse_poisson(parameters: Parameters) -> Gamma:
 
 
 def parse_gamma(parameters: Parameters) -> Gamma:
-    cv = burstiness(parameters.number("cv"), "--arrivals gamma")
+    cv = burstiness(parameters.number("cv"), "gamma")
     return Gamma(cv, text=f"gamma:cv={cv:g}")
 
 
-def burstiness(cv: float, what: str) -> float:
+def burstiness(cv: float, process: str) -> float:
     """A coefficient of variation that floating point can draw: with a far larger one nearly all gaps are 0.
 
-    Raises BadInput beginning with `what`.
+    Raises InputError naming the process.
     """
     if not (cv == 0 or MIN_CV <= cv <= MAX_CV):
-        raise BadInput(f"{what}: cv {cv:g} must be from {MIN_CV:g} to {MAX_CV:g}")
+        raise InputError("arrivals", f"{process}: cv {cv:g} must be from {MIN_CV:g} to {MAX_CV:g}")
     return cv

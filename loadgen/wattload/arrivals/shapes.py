@@ -14,7 +14,7 @@ import numpy as np
 
 from wattload.arrivals.process import F64, Demand, Parameters, Rows, limited, number
 from wattload.arrivals.renewal import Gamma, burstiness, unit_times
-from wattload.errors import BadInput
+from wattload.errors import InputError
 
 # Points at which a smooth shape is tabulated over a run: linear in between, so off by under 1e-6 of the run.
 _POINTS = 2001
@@ -28,7 +28,7 @@ class Spacing:
 
     @classmethod
     def of(cls, parameters: Parameters) -> Spacing:
-        return cls(burstiness(parameters.number("cv", 1.0, above=False), f"--arrivals {parameters.process}"))
+        return cls(burstiness(parameters.number("cv", 1.0, above=False), parameters.process))
 
     def until(self, end: float, rng: np.random.Generator) -> F64:
         """Times in [0, end)."""
@@ -44,7 +44,7 @@ class Spacing:
 def through(curve: tuple[F64, F64], demand: Demand, spacing: Spacing, rng: np.random.Generator) -> F64:
     """Due times from `curve`: (times, requests expected by then), both never decreasing, from (0, 0)."""
     at, expected = curve
-    limited(float(expected[-1]), "--arrivals")
+    limited(float(expected[-1]), "arrivals")
     units = spacing.until(float(expected[-1]), rng)
     if demand.requests is not None:
         units = units[: demand.requests]
@@ -57,13 +57,13 @@ def through(curve: tuple[F64, F64], demand: Demand, spacing: Spacing, rng: np.ra
 
 def _duration(demand: Demand, process: str) -> float:
     if demand.duration_seconds is None:
-        raise BadInput(f"--arrivals {process} needs --duration")
+        raise InputError("arrivals", f"{process} needs `duration`")
     return demand.duration_seconds
 
 
 def _no_rate(demand: Demand, process: str) -> None:
     if demand.rate_rps is not None or demand.speed != 1.0:
-        raise BadInput(f"--rate does not go with --arrivals {process}, which says its own rates")
+        raise InputError("rate", f"does not go with `arrivals` {process}, which says its own rates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Diurnal:
     def due_seconds(self, demand: Demand, rows: Rows, rng: np.random.Generator) -> F64:
         rate, end = demand.rate("diurnal"), _duration(demand, "diurnal")
         period = self.period_seconds or end
-        points = limited(200 * end / period, "--arrivals diurnal: points of its curve")
+        points = limited(200 * end / period, "arrivals", "diurnal: points of its curve")
         t = np.asarray(np.linspace(0, end, max(_POINTS, points)), np.float64)
         swing: F64 = self.amplitude * period / (2 * np.pi) * np.sin(2 * np.pi * t / period)
         return through((t, rate * (t - swing)), demand, self.spacing, rng)
@@ -157,7 +157,7 @@ class OnOff:
         period = self.on_seconds + self.off_seconds
         if end is None:
             end = (demand.count("onoff") / rate / period + 2) * period
-        cycles = limited(np.ceil(end / period), "--arrivals onoff: bursts")
+        cycles = limited(np.ceil(end / period), "arrivals", "onoff: bursts")
         edges = (np.arange(cycles)[:, None] * period + [0.0, self.on_seconds]).ravel()
         edges = np.append(edges, cycles * period)
         high = rate * period / (self.on_seconds + self.low * self.off_seconds)
@@ -171,7 +171,7 @@ def parse_ramp(parameters: Parameters) -> Ramp:
     start = parameters.number("from", above=False)
     end = parameters.number("to", above=False)
     if start == end == 0:
-        raise BadInput("--arrivals ramp: from and to are both 0")
+        raise InputError("arrivals", "ramp: from and to are both 0")
     spacing = Spacing.of(parameters)
     return Ramp(start, end, spacing, _text("ramp", {"from": start, "to": end}, spacing))
 
@@ -179,10 +179,10 @@ def parse_ramp(parameters: Parameters) -> Ramp:
 def parse_steps(parameters: Parameters) -> Steps:
     given = parameters.values.pop("rates", "")
     if not given:
-        raise BadInput("--arrivals steps needs rates=R1/R2/...")
-    rates = tuple(number(part, "--arrivals steps: rates", above=False) for part in given.split("/"))
+        raise InputError("arrivals", "steps needs rates=R1/R2/...")
+    rates = tuple(number(part, "arrivals", "steps: rates ", above=False) for part in given.split("/"))
     if not any(rates):
-        raise BadInput("--arrivals steps: every rate is 0")
+        raise InputError("arrivals", "steps: every rate is 0")
     each = parameters.number("each") if "each" in parameters.values else None
     spacing = Spacing.of(parameters)
     text = "steps:rates=" + "/".join(f"{r:g}" for r in rates) + (f",each={each:g}" if each else "")
@@ -192,8 +192,8 @@ def parse_steps(parameters: Parameters) -> Steps:
 def parse_diurnal(parameters: Parameters) -> Diurnal:
     amplitude = parameters.number("amplitude", 0.8, above=False)
     if amplitude > 1:
-        raise BadInput(
-            f"--arrivals diurnal: amplitude {amplitude:g} must be at most 1, or the rate would be negative"
+        raise InputError(
+            "arrivals", f"diurnal: amplitude {amplitude:g} must be at most 1, or the rate would be negative"
         )
     period = parameters.number("period") if "period" in parameters.values else None
     spacing = Spacing.of(parameters)

@@ -2,8 +2,8 @@
 
     E = sum over bins of N(I, O) / B(I, O) x E_batch(I, O, B)
 
-Lengths are rounded up to powers of two; B is the largest batch measured for the bin. It knows neither
-arrival rate nor idle time between requests: as if all requests stood in line from the start.
+Lengths are rounded up to powers of two; B is the largest batch measured for the bin. The model knows neither
+arrival rate nor idle time between requests: it takes all requests for queued from the start.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from wattload.estimates.profile import Profile, ShapeCost, workload_bins
-from wattload.estimates.stepcost import StepCost
+from wattload.estimates.calibration_file import Profile, ShapeCost, workload_bins
+from wattload.estimates.step_cost import StepCost
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,31 @@
-"""The online extension: a workload's energy at the times its requests arrive.
+"""The online extension of the binning model: a workload's energy at the times its requests arrive.
 
-A continuous-batching scheduler is run over the arrivals with the profile's step costs instead of a GPU:
-first come, first served, generating requests first, prompts in chunks into what is left of a step's token
-budget. Batch sizes, queues and idle time then follow from the arrival rate, which the binning model knows
-nothing of. Ten minutes of traffic take about a second.
+Continuous batching (wattmeter.energy_model.batching) is run over the arrivals with the step costs of a
+calibration instead of a GPU: first come, first served, generating requests first, prompts in chunks into what
+is left of a step's token budget. Batch sizes, queues and idle time then follow from the arrival rate, which
+the binning model does not know. Ten minutes of traffic take about a second.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from wattload.estimates.stepcost import StepCost
-
-F64 = npt.NDArray[np.float64]
+from wattload.estimates.step_cost import StepCost
+from wattmeter.arrays import F64, I64
+from wattmeter.energy_model.batching import EngineLimits, Jobs, replay
 
 
 @dataclass(frozen=True, slots=True)
 class Online:
-    """Per step its end and the joules above idle up to it, shape (S,); per request its first and last
-    token, shape (N,). Seconds count from the same moment as the arrivals.
+    """What a simulated engine did; seconds count from the same moment as the arrivals.
+
+    For each block of steps, shape (B,): how many they are, its end, and the joules above idle and the busy
+    time up to it. For each request its first and last token, shape (N,).
     """
 
+    steps: F64
     ends: F64
     joules: F64
     busy_seconds: F64
@@ -60,81 +61,32 @@ class Online:
 
 def simulate(
     due: F64,
-    prompt: npt.NDArray[np.int64],
-    output: npt.NDArray[np.int64],
+    prompt: I64,
+    output: I64,
     cost: StepCost,
     idle_watts: float,
     *,
     max_batched_tokens: int = 8192,
     max_seqs: int = 256,
 ) -> Online:
-    """Serves requests due at `due` seconds (ascending), shape (N,), with the given lengths."""
-    count = len(due)
-    first, last = np.full(count, np.nan), np.full(count, np.nan)
-    waiting: deque[int] = deque()
-    done = np.zeros(count, np.int64)  # prompt tokens computed
-    made = np.zeros(count, np.int64)  # tokens generated
-    decoding = np.zeros(0, np.int64)
-    ends: list[float] = []
-    joules: list[float] = []
-    busy: list[float] = []
-    now, arrived, spent, worked, running = 0.0, 0, 0.0, 0.0, 0
-    prefilling: deque[int] = deque()
-    while arrived < count or waiting or prefilling or len(decoding):
-        if not waiting and not prefilling and not len(decoding):
-            now = max(now, float(due[arrived]) + cost.start_seconds)
-        while arrived < count and due[arrived] + cost.start_seconds <= now:
-            waiting.append(arrived)
-            arrived += 1
-        while waiting and running < max_seqs:
-            prefilling.append(waiting.popleft())
-            running += 1
-        work = np.zeros(5)
-        work[0], work[3] = 1.0, len(decoding)
-        work[4] = float((prompt[decoding] + made[decoding]).sum())
-        through = _prefill(prefilling, prompt, done, max_batched_tokens - len(decoding), work)
-        seconds, above = cost.step(work)
-        now += seconds
-        spent += above
-        worked += seconds
-        ends.append(now)
-        joules.append(spent)
-        busy.append(worked)
-        for request in through:
-            prefilling.popleft()
-            first[request] = now
-        made[decoding] += 1
-        fresh = np.array(through, np.int64)
-        made[fresh] += 1
-        decoding = np.concatenate((decoding, fresh))
-        over = made[decoding] >= output[decoding]
-        if over.any():
-            last[decoding[over]] = now
-            running -= int(over.sum())
-            decoding = decoding[~over]
-    return Online(np.array(ends), np.array(joules), np.array(busy), first, last, idle_watts)
-
-
-def _prefill(
-    waiting: deque[int],
-    prompt: npt.NDArray[np.int64],
-    done: npt.NDArray[np.int64],
-    budget: int,
-    work: F64,
-) -> list[int]:
-    """Computes prompts in order up to `budget` tokens:
-
-    adds to `work` and `done`, gives back those now complete.
-    """
-    through = []
-    for request in waiting:
-        if budget <= 0:
-            break
-        tokens = min(int(prompt[request] - done[request]), budget)
-        work[1] += tokens
-        work[2] += tokens * (done[request] + (tokens - 1) / 2)
-        done[request] += tokens
-        budget -= tokens
-        if done[request] == prompt[request]:
-            through.append(request)
-    return through
+    """Serves requests due at `due` seconds (ascending), shape (N,), with the given lengths in tokens."""
+    # The step that completes a prompt makes the first token, so the others take a step fewer.
+    jobs = Jobs(
+        arrival_seconds=np.asarray(due, np.float64) + cost.start_seconds,
+        context_tokens=np.zeros(len(due), np.int64),
+        prefill_tokens=np.asarray(prompt, np.int64),
+        decode_steps=np.asarray(output, np.int64) - 1,
+        decode_tokens=np.asarray(output, np.int64) - 1,
+        names=("",) * len(due),
+    )
+    limits = EngineLimits(max_batched_tokens, max_seqs, lookahead=0, power_limit_watts=cost.limit_watts)
+    done = replay(jobs, cost.model, limits)
+    return Online(
+        steps=done.steps,
+        ends=done.end_seconds,
+        joules=np.cumsum(done.block_joules(cost.model)),
+        busy_seconds=np.cumsum(done.end_seconds - done.start_seconds),
+        first=done.first_seconds,
+        last=done.last_seconds,
+        idle_watts=idle_watts,
+    )

@@ -1,6 +1,4 @@
-"""A lower bound of the energy of a window:
-
-idle power, arithmetic at the dense peak, and the traffic of the memory.
+"""A lower bound of the energy of a window: idle power, arithmetic at the dense peak, memory traffic.
 
     E >= P_idle T + FLOPs (TDP - P_idle) / peak_dense + bytes e_HBM
 
@@ -10,7 +8,7 @@ at least what the memory's array and interface take, e_HBM; it is not (TDP - P_i
 step that waits for memory stays below the limit (on an H200 that would come out above the measurement).
 Bytes: the weights once a step, every token's cache written once, and read once by each later token of its
 request. Steps are at least the window's tokens over the requests in flight, since a step makes one token a
-request; speculative decoding makes more, and then `steps` must be 0. See docs/estimates.md.
+request; speculative decoding makes more, and then `steps` must be 0. See docs/research/estimates.md.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wattload.gpu_table import Gpu
-from wattload.measure_columns import F64
-from wattload.modelshape import ModelShape
+from wattload.estimates.gpu_table import Gpu
+from wattload.estimates.model_shape import ModelShape
+from wattload.rundir.requests import F64
 
 # Energy of a bit from HBM2: 3.92 pJ (O'Connor et al., "Fine-Grained DRAM", MICRO 2017, table 1). Half of it
 # is taken, as a margin for what later generations have saved.

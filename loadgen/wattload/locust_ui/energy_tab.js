@@ -3,15 +3,9 @@
 (() => {
   "use strict";
   const CHARTS = [
-    { key: "watts", title: "Power", unit: "W", colour: "#d97706" },
-    { key: "joules_per_request", title: "Energy a request (recent, its own)", unit: "J", colour: "#2563eb" },
-    { key: "joules_per_output_token", title: "Energy an output token (recent)", unit: "J", colour: "#059669" },
-  ];
-  const SPLIT = [
-    ["prefill_joules", "reading prompts", "#2563eb"],
-    ["decode_joules", "generating", "#059669"],
-    ["idle_joules", "idle", "#9ca3af"],
-    ["unattributed_joules", "unattributed", "#dc2626"],
+    { key: "watts", title: "Power", unit: "W" },
+    { key: "joules_per_request", title: "Attributed energy per request, recent", unit: "J" },
+    { key: "joules_per_output_token", title: "Attributed energy per output token, recent", unit: "J" },
   ];
   const NS = "http://www.w3.org/2000/svg";
   const W = 560, H = 200, L = 56, R = 12, T = 28, B = 24;
@@ -56,7 +50,7 @@
   function chart(spec, points, modelled) {
     const last = [...points].reverse().find((p) => p[spec.key] != null);
     const now = last ? `: ${short(last[spec.key])} ${spec.unit}` : ": not known yet";
-    const svg = frame(spec.title + now + (modelled ? " (modelled)" : ""));
+    const svg = frame(spec.title + now + (modelled ? " (simulated)" : ""));
     const known = points.filter((p) => p[spec.key] != null);
     if (known.length < 2) return svg;
     const begin = points[0].unix_seconds, end = points[points.length - 1].unix_seconds;
@@ -75,17 +69,19 @@
       path += `${open ? "L" : "M"}${x(p.unix_seconds).toFixed(1)},${y(p[spec.key]).toFixed(1)}`;
       open = true;
     }
-    svg.appendChild(element("path", { d: path, fill: "none", stroke: spec.colour, "stroke-width": 1.8 }));
+    svg.appendChild(element("path", { d: path, fill: "none", stroke: "currentColor", "stroke-width": 1.8 }));
     svg.appendChild(element("text", { x: L, y: H - 6, fill: "currentColor" }, "0 s"));
     svg.appendChild(
       element("text", { x: W - R, y: H - 6, "text-anchor": "end", fill: "currentColor" }, `${Math.round(end - begin)} s`));
     return svg;
   }
 
-  function splitBar(split, modelled) {
-    const known = SPLIT.filter(([key]) => split[key] != null && split[key] > 0);
+  // `colours` are those of the components, in their order, as the report and the dashboards have them.
+  function splitBar(split, colours, modelled) {
+    const known = Object.entries(colours).map(([name, colour]) => [`${name}_joules`, name, colour])
+      .filter(([key]) => split[key] != null && split[key] > 0);
     const total = known.reduce((sum, [key]) => sum + split[key], 0);
-    const svg = frame("Where it went since the start" + (total ? `: ${short(total)} J` : "") + (modelled ? " (modelled)" : ""));
+    const svg = frame("Energy by component since the start" + (total ? `: ${short(total)} J` : "") + (modelled ? " (simulated)" : ""));
     let left = 12, row = 0;
     for (const [key, name, colour] of known) {
       const width = (split[key] / total) * (W - 24);
@@ -112,7 +108,7 @@
     const data = await answer.json();
     const modelled = data.source === "modelled";
     panel.replaceChildren(
-      ...CHARTS.map((spec) => chart(spec, data.points, modelled)), splitBar(data.split, modelled));
+      ...CHARTS.map((spec) => chart(spec, data.points, modelled)), splitBar(data.split, data.colours, modelled));
   }
   const tick = () => refresh().catch(() => {}).finally(() => setTimeout(tick, 1000));
   tick();

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Any
 
 import gevent
 import httpx
 
-from wattload.execution import Session
-from wattload.tally import Tally
+from wattload.clock import unix_now
+from wattload.load.totals import Totals
+from wattload.session import Session
 
 _POINTS = 1_800
 _SPLIT_SECONDS = 3.0
@@ -24,9 +24,9 @@ class LiveEnergy:
     A number that is not known is None and not drawn.
     """
 
-    def __init__(self, session: Session, tally: Tally, source: str | None) -> None:
-        self._session, self._tally = session, tally
-        self._started = time.time()
+    def __init__(self, session: Session, totals: Totals, source: str | None) -> None:
+        self._session, self._totals = session, totals
+        self._started = unix_now()
         self.source = source
         self.points: deque[dict[str, Any]] = deque(maxlen=_POINTS)
         self.split: dict[str, Any] = {}
@@ -36,21 +36,21 @@ class LiveEnergy:
         asked = 0.0
         while True:
             gevent.sleep(1.0)
-            now = time.time()
+            now = unix_now()
             if self._session.energy is not None and now - asked >= _SPLIT_SECONDS:
                 asked = now
                 self._ask_split(now)
             self.points.append(self._point(now))
 
     def _point(self, now: float) -> dict[str, Any]:
-        tally = self._tally
+        totals = self._totals
         return {
             "unix_seconds": now,
             "watts": self._session.watts(),
-            "joules_per_request": tally.recent_joules,
-            "joules_per_output_token": tally.recent_joules_per_output_token,
-            "completed": tally.completed,
-            "failed": tally.failed,
+            "joules_per_request": totals.recent_joules,
+            "joules_per_output_token": totals.recent_joules_per_output_token,
+            "completed": totals.completed,
+            "failed": totals.failed,
         }
 
     def _ask_split(self, now: float) -> None:
@@ -62,13 +62,12 @@ class LiveEnergy:
             answer = energy.window(self._started, end)
         except (httpx.HTTPError, ValueError, KeyError):
             return
-        shared = answer.get("attributed_joules") or {}
         self.split = {
-            "prefill_joules": shared.get("prefill"),
-            "decode_joules": shared.get("decode"),
-            "idle_joules": answer.get("idle_joules"),
-            "unattributed_joules": answer.get("unattributed_joules"),
-            "total_joules": answer.get("total_joules"),
+            "prefill_joules": answer.prefill_joules,
+            "decode_joules": answer.decode_joules,
+            "idle_joules": answer.idle_joules,
+            "unattributed_joules": answer.unattributed_joules,
+            "total_joules": answer.total_joules,
         }
 
     def as_dict(self) -> dict[str, Any]:

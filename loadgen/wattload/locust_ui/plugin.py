@@ -7,152 +7,23 @@ messages, the web UI's template arguments and routes.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from typing import Any
 
 import gevent
 from locust import LoadTestShape, User, events, task
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import MasterRunner, WorkerRunner
 
-from wattload.errors import BadInput
-from wattload.execution import Session, prepare
-from wattload.locust_ui.live import LiveEnergy
-from wattload.locust_ui.options import add_options, settings
+from wattload.locust_ui.locust_test import LocustTest
+from wattload.locust_ui.options import add_options
 from wattload.locust_ui.tab import add_tab
-from wattload.progress import make_progress
-from wattload.runjson import RunJson
-from wattload.runner import LoadResult, LocalLoad, Recorder, watch
-from wattload.worker import WorkerSide
-from wattload.worker_master import DistributedRun, Leader
 
-log = logging.getLogger("wattload")
+_tests: dict[int, LocustTest] = {}
 
 
-class Test:
-    """What one Locust process knows: the run that goes on, and on a worker its half of it."""
-
-    def __init__(self, environment: Environment) -> None:
-        self.environment = environment
-        self.session: Session | None = None
-        self.load: LocalLoad | DistributedRun | None = None
-        self.live: LiveEnergy | None = None
-        self.side: WorkerSide | None = None
-        self.leader: Leader | None = None
-        self.running = self.finished = False
-        self.runs = 0
-        self.directory: Any = None
-        self.result: RunJson | None = None
-        runner = environment.runner
-        if isinstance(runner, WorkerRunner):
-            self.side = WorkerSide(environment)
-        elif isinstance(runner, MasterRunner):
-            self.leader = Leader(runner)
-
-    def workers(self) -> int:
-        """How many processes send, or will."""
-        if self.running and isinstance(self.load, DistributedRun):
-            return len(self.load.workers)
-        return 1 if self.leader is None else len(self.leader.alive())
-
-    def begin(self) -> None:
-        """The test starts: everything is checked, then the load is planned. On a worker the master does
-        that.
-        """
-        if self.side is not None:
-            return
-        options = self.environment.parsed_options
-        self.runs += 1
-        options.wattload_run_number = self.runs
-        try:
-            config = settings(options, self.environment.host or "")
-            prepared = prepare(config)
-            progress = make_progress(config.progress)
-            self.session = Session(prepared, progress)
-        except BadInput as error:
-            self._refuse(str(error))
-            return
-        for note in prepared.schedule.notes:
-            log.info("note: %s", note)
-        self.directory, self.result = prepared.directory, None
-        plan = self.session.plan()
-        if self.leader is not None:
-            self.load = self.leader.begin(plan, Recorder(plan, None))
-        else:
-            self.load = LocalLoad(plan, self.environment)
-        self.live = LiveEnergy(self.session, self.load.result.tally, prepared.probe.target.energy_source)
-        self.running = True
-        gevent.spawn(self._lead, plan)
-
-    def _refuse(self, why: str) -> None:
-        log.error("%s", why)
-        self.environment.process_exit_code = 2
-        self.running, self.finished = False, True
-        gevent.spawn(self._end_test)
-
-    def _lead(self, plan: Any) -> None:
-        """Follows the run from its start to its report."""
-        assert self.load is not None
-        assert self.session is not None
-        load = self.load
-        guard = None
-        try:
-            if isinstance(load, DistributedRun):
-                load.wait_ready()
-                gevent.sleep(0.5)
-                plan.on_start(load.go())
-                guard = gevent.spawn(_watch_workers, load)
-            live = gevent.spawn(self.live.follow) if self.live is not None else None
-            watch(plan, load.result, load.over, load.counts, load.end_now)
-            self._finish(load.close())
-            if live is not None:
-                live.kill()
-        except Exception as error:
-            log.error("the run failed: %s", error)
-            self.environment.process_exit_code = 1
-        finally:
-            if guard is not None:
-                guard.kill()
-            self.running, self.finished = False, True
-            self._end_test()
-
-    def _finish(self, result: LoadResult) -> None:
-        assert self.session is not None
-        self.session.load_over(result)
-        run = self.result = self.session.finish(result)
-        log.info("run directory: %s", self.directory.path)
-        log.info("valid run" if run.valid else f"not valid: {'; '.join(run.reasons)}")
-        if not run.valid:
-            self.environment.process_exit_code = 1
-
-    def _end_test(self) -> None:
-        runner = self.environment.runner
-        if runner is None:
-            return
-        if getattr(self.environment.parsed_options, "headless", False):
-            runner.quit()
-        else:
-            runner.stop()
-
-    def stop(self) -> None:
-        """Somebody ended the test before its end."""
-        if self.running and self.load is not None and not self.load.over.is_set():
-            self.load.stop("stopped in Locust")
-            self.load.result.interrupted = "stopped in Locust"
-            self.load.over.wait(timeout=20)
-
-    def replay(self) -> None:
-        """What this process's user does."""
-        if self.side is not None:
-            self.side.replay(self.environment)
-        elif isinstance(self.load, LocalLoad):
-            self.load.replay(self.environment)
-
-
-_tests: dict[int, Test] = {}
-
-
-def _of(environment: Environment) -> Test | None:
+def _of(environment: Environment) -> LocustTest | None:
     return _tests.get(id(environment))
 
 
@@ -184,12 +55,6 @@ class ReplayShape(LoadTestShape):  # type: ignore[misc]
         return count, float(max(1, count))
 
 
-def _watch_workers(load: DistributedRun) -> None:
-    while True:
-        gevent.sleep(0.5)
-        load.check_alive()
-
-
 def install() -> None:
     """Adds the listeners; a locustfile calls it once."""
     # It tells of every request of the control plane, a few a second.
@@ -201,7 +66,8 @@ def install() -> None:
 
 
 def _init(environment: Environment, **_: Any) -> None:
-    test = _tests[id(environment)] = Test(environment)
+    test = _tests[id(environment)] = LocustTest(environment)
+    _end_at_hangup()
     if environment.web_ui is not None:
         add_tab(environment.web_ui, test)
 
@@ -216,3 +82,9 @@ def _test_stopping(environment: Environment, **_: Any) -> None:
     test = _of(environment)
     if test is not None:
         test.stop()
+
+
+def _end_at_hangup() -> None:
+    """A terminal that closes ends the test as SIGTERM does, unless the process was told to ignore that."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        gevent.signal_handler(signal.SIGHUP, os.kill, os.getpid(), signal.SIGTERM)

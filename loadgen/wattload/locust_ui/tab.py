@@ -1,28 +1,26 @@
-"""The Energy tab of Locust's web UI: a table by Locust's own means, live charts by one script, downloads,
-metrics.
-"""
+"""The Energy tab of Locust's web UI: its table, its charts (one script), its downloads, and the metrics."""
 
 from __future__ import annotations
 
 import json
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 from flask import Response, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from wattload.errors import BadInput
-
-if TYPE_CHECKING:
-    from wattload.locust_ui.plugin import Test
+from wattload.colours import COMPONENTS
+from wattload.errors import InputError
+from wattload.locust_ui.locust_test import LocustTest
+from wattload.rundir.numbers import number_of
 
 _KEY = "energy"
 _COLUMNS = {"name": "Quantity", "value": "Value", "unit": "Unit"}
 
 
-def add_tab(web_ui: Any, test: Test) -> None:
+def add_tab(web_ui: Any, test: LocustTest) -> None:
     """Adds tab, table, routes and the script to a web UI."""
     web_ui.template_args |= {
         "extended_tabs": [{"title": "Energy", "key": _KEY}],
@@ -40,7 +38,8 @@ def add_tab(web_ui: Any, test: Test) -> None:
         return Response(script, mimetype="text/javascript")
 
     def energy_data() -> Response:
-        return jsonify(test.live.as_dict() if test.live is not None else {"points": [], "split": {}})
+        shown = test.live.as_dict() if test.live is not None else {"points": [], "split": {}}
+        return jsonify(shown | {"colours": COMPONENTS})
 
     for path, view in (
         ("/wattload/energy_tab.js", energy_script),
@@ -52,7 +51,7 @@ def add_tab(web_ui: Any, test: Test) -> None:
     app.after_request(lambda response: _extended(response, test))
 
 
-def _metrics(test: Test) -> Response:
+def _metrics(test: LocustTest) -> Response:
     if test.session is None:
         return Response("# no run yet\n", mimetype="text/plain")
     given = test.session.metrics
@@ -61,7 +60,7 @@ def _metrics(test: Test) -> Response:
     return Response(generate_latest(given.registry), content_type=CONTENT_TYPE_LATEST)
 
 
-def _extended(response: Response, test: Test) -> Response:
+def _extended(response: Response, test: LocustTest) -> Response:
     """Locust's page with our script, and its statistics with our table."""
     if request.path == "/" and response.mimetype == "text/html":
         page = response.get_data(as_text=True)
@@ -74,18 +73,18 @@ def _extended(response: Response, test: Test) -> Response:
     return response
 
 
-def table(test: Test) -> list[dict[str, str]]:
+def table(test: LocustTest) -> list[dict[str, str]]:
     """Rows of the tab's table."""
     live = test.live
     if live is None or not live.points:
         return []
     last = live.points[-1]
-    modelled = " (modelled)" if live.source == "modelled" else ""
+    modelled = " (simulated)" if live.source == "modelled" else ""
     rows = [
         *_measured(test, modelled),
         ("Power", last["watts"], f"W{modelled}"),
-        ("Energy a request, recent, its own", last["joules_per_request"], f"J{modelled}"),
-        ("Energy an output token, recent", last["joules_per_output_token"], f"J{modelled}"),
+        ("Attributed energy per request, recent", last["joules_per_request"], f"J{modelled}"),
+        ("Attributed energy per output token, recent", last["joules_per_output_token"], f"J{modelled}"),
         *(
             (f"{name.capitalize()} since the start", live.split.get(f"{name}_joules"), f"J{modelled}")
             for name in ("total", "prefill", "decode", "idle", "unattributed")
@@ -105,27 +104,33 @@ def _shown(value: float) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-4 else "0"
 
 
-def _measured(test: Test, modelled: str) -> list[tuple[str, float | None, str]]:
+_MEASURED = (
+    "energy.per_request_joules.mean",
+    "energy.per_request_joules.attributed_mean",
+    "energy.per_output_token_joules",
+    "energy.total_joules",
+    "energy.mean_watts",
+)
+
+
+def _measured(test: LocustTest, modelled: str) -> list[tuple[str, float | None, str]]:
     """Of a finished run, the figures of its measurement window: those of run.json and of the report."""
-    if test.result is None or test.result.energy.per_request_joules is None:
+    run = test.result
+    if run is None or run.energy.per_request_joules is None:
         return []
-    energy, each = test.result.energy, test.result.energy.per_request_joules
+    numbers = [number_of(path) for path in _MEASURED]
     return [
-        ("In the window: energy a request", each.mean, f"J{modelled}"),
-        ("In the window: energy a request, its own", each.attributed_mean, f"J{modelled}"),
-        ("In the window: energy an output token", energy.per_output_token_joules, f"J{modelled}"),
-        ("In the window: total", energy.total_joules, f"J{modelled}"),
-        ("In the window: mean power", energy.mean_watts, f"W{modelled}"),
+        (f"In the window: {each.title_in(run)}", each.of(run), f"{each.unit}{modelled}") for each in numbers
     ]
 
 
-def _csv(test: Test) -> Response:
+def _csv(test: LocustTest) -> Response:
     """requests.parquet of the last finished run as CSV, without the gaps between tokens."""
     if test.directory is None or test.running:
         return Response("the run is not over yet\n", status=409, mimetype="text/plain")
     try:
         rows = test.directory.read_requests()
-    except BadInput as error:
+    except InputError as error:
         return Response(f"{error}\n", status=409, mimetype="text/plain")
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(rows, sink)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wattload.errors import BadInput
-from wattload.measure_columns import GapHistogram, gap_histogram, read_requests
-from wattload.measure_energy import RunData
+from wattload.errors import InputError
 from wattload.report.page import render
-from wattload.rundir import RunDir, write_atomically
-from wattload.runjson_file import load_run_json
+from wattload.rundir.directory import RunDir, load_run_json
+from wattload.rundir.requests import GapHistogram, gap_histogram
+from wattload.rundir.run import Run
+from wattmeter.whole_file import write_atomically
 
 __all__ = ["build"]
 
 
-def build(run: RunDir | Path | str, gaps: GapHistogram | None = None) -> Path:
-    """Writes report.html beside run.json (which `measure.finish` has made) and gives back its path.
+def build(run: Run | RunDir | Path | str, gaps: GapHistogram | None = None) -> Path:
+    """Writes report.html beside run.json, which `analysis.compute.finish` has made, and gives back its path.
 
-    `gaps` are those of `measure.compute`, where the caller has them already.
+    `gaps` are those of `analysis.compute.compute`, where the caller has them already. Raises InputError where
+    a file cannot be used.
     """
-    where = run if isinstance(run, RunDir) else RunDir.open(run)
-    result, capture = load_run_json(where), where.load_capture()
-    requests = read_requests(where)
-    if result.window is None:
-        raise BadInput(f"{where.run_json_path}: has no window")
-    inside = requests.within(result.window.start_unix, result.window.end_unix)
-    data = RunData(capture, result.window, requests, inside, where.read_energy(), where.read_split())
-    gaps = gaps or gap_histogram(where, requests.index[data.done])
-    write_atomically(where.report_path, render(result, data, gaps))
-    return where.report_path
+    if not isinstance(run, Run):
+        directory = run if isinstance(run, RunDir) else RunDir.open(run)
+        run = Run(directory, load_run_json(directory))
+    if run.result.window is None:
+        raise InputError(f"{run.directory.run_json_path}: has no window")
+    data = run.data
+    gaps = gaps or gap_histogram(run.directory, data.requests.index[data.done])
+    write_atomically(run.directory.report_path, render(run.result, data, gaps))
+    return run.directory.report_path

@@ -8,31 +8,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wattload.compare import Against, Change, Comparison
+from wattload.analysis.compare import Against, Change, Comparison
+from wattload.colours import BLUE, GREY, SERIES
+from wattload.report.chart import Axis, Chart, Mark, Series
+from wattload.report.drawing import Drawing, draw
+from wattload.report.formatting import digits, interval, quantity
 from wattload.report.page import environment
-from wattload.report.plots import short_seconds
-from wattload.report.quantities import digits, interval, quantity
-from wattload.report.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    legend_above,
-    log_ticks,
-    plotting,
-    svg,
-)
-from wattload.rundir import write_atomically
-
-_COLOURS = (GREY, BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
+from wattmeter.whole_file import write_atomically
 
 
 def write_page(comparison: Comparison, path: Path, met: list[str]) -> None:
     """Writes the self-contained page to `path`."""
-    modelled = "modelled" in comparison.baseline.json.energy.flags
+    modelled = comparison.baseline.result.energy.simulated
     text = (
         environment()
         .get_template("compare.html")
@@ -50,25 +37,23 @@ def write_page(comparison: Comparison, path: Path, met: list[str]) -> None:
 
 
 def print_table(comparison: Comparison, console: Console | None = None) -> None:
-    """One table a run against the baseline: before, after, change with interval."""
+    """Prints a table per run against the baseline: before, after, change with interval."""
     out = console or Console()
-    modelled = "modelled" in comparison.baseline.json.energy.flags
+    modelled = comparison.baseline.result.energy.simulated
     for run in comparison.against:
-        word = " (joules and watts modelled)" if modelled else ""
+        word = " (joules and watts simulated)" if modelled else ""
         title = f"{run.name} against {comparison.baseline.name}{word}"
         table = Table(title=title, title_justify="left", pad_edge=False)
-        table.add_column("number", no_wrap=True)
+        table.add_column("")
         for name in ("before", "after", "change", "95 % interval"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("sure")
+        table.add_column("significant")
         for change in run.changes:
             table.add_row(*_row(change, False)[:-1])
         out.print(table)
-        first = next((c for c in run.changes if c.interval is not None), None)
+        first = next((c for c in run.changes if c.ratio is not None), None)
         if first is not None:
-            out.print(
-                f"  {first.title}: a change from {_row(first, False)[-1]} on would be seen", style="dim"
-            )
+            out.print(f"  {first.title}: minimum detectable change {_row(first, False)[-1]}", style="dim")
         for note in run.notes:
             out.print(f"  {note}", highlight=False, style="dim")
 
@@ -76,95 +61,108 @@ def print_table(comparison: Comparison, console: Console | None = None) -> None:
 def _row(change: Change, modelled: bool) -> tuple[str, str, str, str, str, str, str]:
     relative = f"{change.fraction:+.2%}" if change.fraction is not None else "–"
     spread, least = "", ""
-    if change.interval is not None and change.before:
-        seen = change.interval.minimum_detectable_difference(paired=True) / abs(change.before)
-        least = f"{seen:.2%}"
-        low, high = (edge / abs(change.before) for edge in change.interval.pair)
-        spread = f"[{low:+.2%}, {high:+.2%}]"
-    verdict = {None: "", True: "yes", False: "no"}[change.sure]
+    if change.relative_ci95 is not None:
+        low, high = change.relative_ci95
+        spread, least = f"[{low:+.2%}, {high:+.2%}]", f"{change.minimum_detectable_fraction:.2%}"
+    verdict = {None: "", True: "yes", False: "no"}[change.significant]
     values = (quantity(value, change.unit, modelled=modelled) for value in (change.before, change.after))
     before, after = values
     return change.title, before, after, relative, spread, verdict, least
 
 
-def forest(run: Against, number: int) -> str | None:
-    """Relative changes with their intervals, one line a number; zero is no change."""
-    known = [c for c in run.changes if c.interval is not None and c.before]
+def forest(run: Against, number: int) -> Drawing | None:
+    """Relative changes with their intervals, a line per number; zero is no change."""
+    known = [c for c in reversed(run.changes) if c.relative_ci95 is not None and c.fraction is not None]
     if not known:
         return None
-    with plotting(height=0.7 + 0.24 * len(known)) as figure:
-        axes = figure.add_subplot()
-        for place, change in enumerate(reversed(known)):
-            assert change.interval is not None
-            low, middle, high = (
-                v / abs(change.before) * 100
-                for v in (change.interval.low, change.interval.estimate, change.interval.high)
-            )
-            colour = BLUE if change.sure else GREY
-            axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
-            axes.plot([middle], [place], "o" if change.sure else "D", color=colour, markersize=5)
-        axes.axvline(0, color="#222222", linewidth=1)
-        axes.set_yticks(range(len(known)), [c.title for c in reversed(known)], fontsize=8)
-        axes.set_ylim(-0.7, len(known) - 0.3)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("change in percent; a filled circle: the interval excludes no change")
-        return svg(figure, f"forest{number}")
+    changes = np.array([(c.fraction, *(c.relative_ci95 or ())) for c in known], np.float64).T * 100
+    places = np.arange(len(known), dtype=np.float64)
+    significant = np.array([bool(c.significant) for c in known])
+    series = tuple(
+        Series(
+            name,
+            changes[0][mine],
+            places[mine],
+            colour,
+            "points",
+            low=changes[1][mine],
+            high=changes[2][mine],
+            hollow=~significant[mine],
+        )
+        for name, mine, colour in (
+            ("significant (95 %)", significant, BLUE),
+            ("not significant", ~significant, GREY),
+        )
+        if mine.any()
+    )
+    chart = Chart(
+        f"{run.name} against the baseline",
+        Axis("change", "%"),
+        Axis("", names=tuple(c.title for c in known)),
+        series,
+        marks=(Mark("x", 0.0, dashed=False),),
+        nearest=True,
+        across=True,
+    )
+    return draw(f"forest{number}", chart, height=0.9 + 0.24 * len(known))
 
 
-def energy_bars(comparison: Comparison) -> str | None:
-    """Joules per request of every run with its interval."""
+def energy_bars(comparison: Comparison) -> Drawing | None:
+    """Energy per request of every run with its interval."""
     runs = [comparison.baseline, *comparison.others]
-    known = [run for run in runs if run.json.energy.per_request_joules is not None]
+    known = [run for run in reversed(runs) if run.result.energy.per_request_joules is not None]
     if not known:
         return None
-    word = " (modelled)" if any("modelled" in run.json.energy.flags for run in known) else ""
-    with plotting(height=0.8 + 0.32 * len(known)) as figure:
-        axes = figure.add_subplot()
-        for place, run in enumerate(reversed(known)):
-            per = run.json.energy.per_request_joules
-            assert per is not None
-            mean = per.mean or 0.0
-            low, high = per.ci95 or (mean, mean)
-            colour = _COLOURS[runs.index(run) % len(_COLOURS)]
-            axes.barh([place], [mean], color=colour, alpha=0.55, height=0.6)
-            axes.errorbar([mean], [place], xerr=[[mean - low], [high - mean]], color="#222222", capsize=3)
-            label = f"{digits(mean)} {interval(per.ci95, '', mean)}"
-            axes.annotate(
-                label, (high, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
+    series, ends = [], []
+    for place, run in enumerate(known):
+        per = run.result.energy.per_request_joules
+        assert per is not None
+        mean = per.mean or 0.0
+        low, high = per.ci95 or (mean, mean)
+        ends.append(high)
+        series.append(
+            Series(
+                run.name,
+                np.array([mean]),
+                np.array([float(place)]),
+                SERIES[runs.index(run) % len(SERIES)],
+                "bars",
+                low=np.array([low]),
+                high=np.array([high]),
+                texts=(f"{digits(mean)} {interval(per.ci95, '', mean)}",),
+                labelled=True,
             )
-        axes.set_yticks(range(len(known)), [run.name for run in reversed(known)])
-        axes.set_xlim(0, axes.get_xlim()[1] * 1.22)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel(f"joules per request{word}, idle included")
-        return svg(figure, "energybars")
+        )
+    simulated = any(run.result.energy.simulated for run in known)
+    chart = Chart(
+        "Energy per request",
+        Axis(
+            "energy per request, idle included",
+            "J",
+            low=0.0,
+            high=max([*ends, 1e-9]) * 1.4,
+            simulated=simulated,
+        ),
+        Axis("", names=tuple(run.name for run in known)),
+        tuple(series),
+        nearest=True,
+        across=True,
+    )
+    return draw("energybars", chart, height=0.8 + 0.32 * len(known))
 
 
-def latency_curves(comparison: Comparison) -> str:
-    """TTFT and TPOT of every run: share of completed requests that took at most so long."""
-    with plotting(height=2.8) as figure:
-        panels = figure.subplots(1, 2)
-        for axes, what, title in (
-            (panels[0], "ttft", "time to first token"),
-            (panels[1], "tpot", "time per output token"),
-        ):
-            for number, run in enumerate([comparison.baseline, *comparison.others]):
-                values = getattr(run.data.requests, what)[run.data.done]
-                known = values[~np.isnan(values)]
-                if not len(known):
-                    continue
-                share = np.linspace(0, 1, 400)
-                axes.plot(
-                    np.maximum(np.quantile(known, share), 1e-6),
-                    share,
-                    color=_COLOURS[number % len(_COLOURS)],
-                    linestyle="-" if number == 0 else (0, (5, 1 + number % 3)),
-                    label=run.name,
-                )
-            axes.set_xscale("log")
-            log_ticks(axes.xaxis, short_seconds)
-            axes.tick_params(axis="x", labelsize=7.5)
-            axes.set_ylim(0, 1.02)
-            axes.set_xlabel(title)
-        panels[0].set_ylabel("share at most so long")
-        legend_above(panels[0], columns=4)
-        return svg(figure, "curves")
+def latency_curves(comparison: Comparison) -> Drawing:
+    """Cumulative distributions of TTFT and TPOT of every run, of its completed requests."""
+    share = np.linspace(0, 1, 400)
+    charts = []
+    for what, title in (("ttft", "TTFT"), ("tpot", "TPOT")):
+        series = []
+        for number, run in enumerate([comparison.baseline, *comparison.others]):
+            values = getattr(run.data.requests, what)[run.data.done]
+            known = values[~np.isnan(values)]
+            if len(known):
+                x = np.maximum(np.quantile(known, share), 1e-6)
+                series.append(Series(run.name, x, share, SERIES[number % len(SERIES)], dashed=number > 0))
+        y = Axis("cumulative share", low=0.0, high=1.02)
+        charts.append(Chart(title, Axis(title, "s", log=True), y, tuple(series)))
+    return draw("curves", *charts, height=2.8)

@@ -1,7 +1,4 @@
-"""How plots look:
-
-colours that colour-blind readers tell apart, text as text, and one SVG to put into a page.
-"""
+"""How static pictures look: text as text, an SVG to put into a page."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# Okabe and Ito (2008), "Color Universal Design": distinguishable with every common colour blindness.
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#7a7a7a"
-PARTS = {"idle": "#b8bcc2", "prefill": ORANGE, "decode": BLUE, "unattributed": PURPLE}
+# What stands for the page's own colour of text in a picture, which style.css turns into it on dark paper.
+ON_PAPER = "#222222"
 
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
+    # Names of runs, arms and tenants are text, whatever dollar signs they have.
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana"],
     "font.size": 9,
@@ -68,10 +65,12 @@ def svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element. `name` keeps its ids apart from those of the page's other plots."""
     with mpl.rc_context(_settings(name)):
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Half of the picture would be digits that no screen and no printer resolves.
+    text = re.sub(r"( d=\"[^\"]*\")", lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
     # Sizes in points would stop the plot from following the page's width.
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" ', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1)

@@ -3,8 +3,7 @@ path.
 """
 
 from wattload.traces.loading import load
-from wattload.traces.plain import parse_column_map
-from wattload.traces.raw import ReadOptions
+from wattload.traces.options import ReadOptions, parse_column_map
 from wattload.traces.trace import PrefixBlocks, Trace
 
 __all__ = ["PrefixBlocks", "ReadOptions", "Trace", "load", "parse_column_map"]

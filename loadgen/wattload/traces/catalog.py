@@ -32,6 +32,8 @@ _AZURE_2024 = (
 )
 _BURST = "https://github.com/HPMLL/BurstGPT/releases/download/"
 _MOONCAKE = "https://raw.githubusercontent.com/kvcache-ai/Mooncake/main/FAST25-release/traces/"
+_TRACELAB = "https://github.com/uw-syfi/TraceLab/releases/download/v2026-06-08-syfi-trace/"
+_WEKA = "https://raw.githubusercontent.com/callanjfox/kv-cache-tester/master/traces/"
 _BAILIAN = "https://media.githubusercontent.com/media/alibaba-edu/qwen-bailian-usagetraces-anon/main/"
 
 _CC_BY = "CC-BY 4.0"
@@ -53,6 +55,16 @@ _ATC = (
     "Wang et al., KVCache Cache in the Wild: Characterizing and Optimizing KVCache Cache at a Large Cloud "
     "Provider, USENIX ATC 2025 (alibaba-edu/qwen-bailian-usagetraces-anon)"
 )
+
+_SOCC = (
+    "Qiu et al., ModServe: Modality- and Stage-Aware Resource Disaggregation for Scalable Multimodal Model "
+    "Serving, SoCC 2025 (Azure/AzurePublicDataset)"
+)
+_ZHU = (
+    "Zhu et al., TraceLab: Characterizing Coding Agent Workloads for LLM Serving, arXiv 2606.30560, 2026 "
+    "(uw-syfi/TraceLab)"
+)
+_FOX = "Fox, kv-cache-tester: agentic coding traces recorded at WEKA, 2026 (callanjfox/kv-cache-tester)"
 
 CATALOG: tuple[PublicTrace, ...] = (
     PublicTrace(
@@ -92,6 +104,23 @@ CATALOG: tuple[PublicTrace, ...] = (
         "mooncake-synthetic", _MOONCAKE + "synthetic_trace.jsonl", 3_993, _APACHE, _FAST,
         "bd070915a98fc0ed264d7cfef2ce746002eb3076a695ec31ba2674c0111ec131",
     ),
+    PublicTrace("mooncake-toolagent", _MOONCAKE + "toolagent_trace.jsonl", 23_608, _APACHE, _FAST),
+    PublicTrace(
+        "azure-2025-multimodal",
+        "https://raw.githubusercontent.com/Azure/AzurePublicDataset/master/data/"
+        "AzureLMMInferenceTrace_multimodal.csv.gz",
+        0, _CC_BY, _SOCC,
+    ),
+    PublicTrace(
+        "tracelab", _TRACELAB + "syfi_coding_trace.jsonl.gz", 357_161, _CC_BY, _ZHU,
+        "9d265eae69a31cae203848bea936f018148eed7ca8bf56050c5abe96da0b4e6b",
+    ),
+    PublicTrace(
+        "weka-subagents", _WEKA + "trace_0003.json", 0, _APACHE, _FOX,
+        "d999f495fc2a1459d357d745872046d06435cdff2143094078f2bc6483f79f52",
+    ),
+    PublicTrace("bailian-chat", _BAILIAN + "qwen_traceA_blksz_16.jsonl", 0, _APACHE, _ATC),
+    PublicTrace("bailian-api", _BAILIAN + "qwen_traceB_blksz_16.jsonl", 0, _APACHE, _ATC),
     PublicTrace(
         "bailian-coder", _BAILIAN + "qwen_coder_blksz_16.jsonl", 0, _APACHE, _ATC,
         "3d74974cebb7bccb69b1ca6ea210a44d9a3033443c0271ed015327284dea1aff",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 
-from wattload.errors import BadInput
+from wattload.client.control import control_client
+from wattload.errors import InputError
 from wattload.traces.catalog import PublicTrace
-from wattload.traces.files import sha256_of
+from wattload.traces.reading.files import sha256_of
 
 _CHUNK_BYTES = 1 << 20
 
@@ -34,7 +35,7 @@ def fetch(
 
     The file appears whole or not at all. A checksum that is not published is written beside the file
     (`NAME.sha256`) the first time and must be the same from then on. `progress` gets (bytes so far, bytes in
-    all). Raises BadInput where the directory cannot be written, the address cannot be read, or the checksum
+    all). Raises InputError where the directory cannot be written, the address cannot be read, or the checksum
     differs.
     """
     path = directory / public.file_name
@@ -47,9 +48,9 @@ def fetch(
         directory.mkdir(parents=True, exist_ok=True)
         found = sha256_of(path) if present else _download(public.url, path, expected, progress)
     except OSError as error:
-        raise BadInput(f"--out {directory}: {error.strerror or error}") from error
+        raise InputError("out", f"{directory}: {error.strerror or error}") from error
     if expected is not None and found != expected:
-        raise BadInput(
+        raise InputError(
             f"{path if present else public.url}: sha256 is {found}, but {expected} is expected ({against}); "
             f"{'remove the file to fetch it again' if present else 'nothing was kept'}"
         )
@@ -66,7 +67,8 @@ def _download(
     digest = hashlib.sha256()
     try:
         with (
-            httpx.stream("GET", url, follow_redirects=True, timeout=30.0) as answer,
+            control_client(url, timeout_seconds=30.0, follow_redirects=True, bounded=False) as client,
+            client.stream("GET", url) as answer,
             partial.open("wb") as out,
         ):
             answer.raise_for_status()
@@ -81,9 +83,9 @@ def _download(
         if expected in (None, digest.hexdigest()):
             partial.replace(path)
     except httpx.HTTPStatusError as error:
-        raise BadInput(f"{url} answered {error.response.status_code}") from error
+        raise InputError(f"{url} answered {error.response.status_code}") from error
     except httpx.HTTPError as error:
-        raise BadInput(f"{url} cannot be fetched: {error or type(error).__name__}") from error
+        raise InputError(f"{url} cannot be fetched: {error or type(error).__name__}") from error
     finally:
         partial.unlink(missing_ok=True)
     return digest.hexdigest()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from wattload.errors import BadInput
+from wattload.errors import InputError
 from wattload.traces.trace import Trace
 
 _BINS = 120
 
 
 def plot(trace: Trace, path: Path) -> None:
-    """Writes a picture; the suffix (.svg, .png, .pdf) says which kind. Raises BadInput for one it cannot
+    """Writes a picture; the suffix (.svg, .png, .pdf) says which kind. Raises InputError for one it cannot
     write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,4 +70,4 @@ def plot(trace: Trace, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (ValueError, OSError) as error:
-        raise BadInput(f"--plot {path}: {error}") from error
+        raise InputError("plot", f"{path}: {error}") from error

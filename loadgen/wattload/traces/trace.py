@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from wattload.workloads.model import Workload
+from wattload.traces.parents import Parents, chains
+
+# Longer than any model's context.
+MAX_TOKENS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +54,20 @@ class Trace:
     """N requests in order of time; every array has shape (N,).
 
     `seconds`: float64, since the first request (row 0 is 0.0), never decreasing. `prompt_tokens` and
-    `output_tokens`: int32, at least 1. `session`: int64, -1 where a request belongs to none. `turn`: int32, 0
-    for the first of a session. `think_seconds`: float64, between the answer before and this turn; NaN for
-    turn 0. `tag`: int16 index into `tags`. `prefix`: ids of shared prompt blocks, None where the trace has
-    none. `texts`: the prompts themselves where the trace holds text, None elsewhere (`prompt_tokens` are then
-    an estimate until a tokenizer has counted them). `sha256` is that of the file (of the description, for an
-    embedded workload). `notes` are sentences a user should read: what was left out by request, what had to be
-    assumed. `timed` is False where the trace holds no times (`seconds` is then all 0). `lines(row)` is "line
-    17" for messages about a row of a file. `workload`: what to draw more rows from, where the trace is an
-    embedded workload.
+    `output_tokens`: int32, at least 1. `session`: int64, -1 where a request belongs to none. `turn`:
+    int32, 0 for the first of a session. `think_seconds`: float64, between the last response that it waits
+    for and this turn; NaN where it waits for none. `parents`: which turns a turn waits for; where none
+    are given, each the one before it in its session; None where nothing waits. `agent`: int32, which
+    agent of its session a turn is of, 0 for the first: each has a conversation of its own. `tool`: bool,
+    whether what a turn waits for are tools or other agents, and not its user. `tag`: int16 index into
+    `tags`. `prefix`: ids of shared prompt blocks, None where the trace has none. `texts`: the prompts
+    themselves where the trace holds text, None elsewhere (`prompt_tokens` are then an estimate until a
+    tokenizer has counted them). `text_starts`: int32, where in its text a turn says what is new. `sha256`
+    is that of the file (of the description, for an embedded workload), `revision` the commit of the data
+    set that it is of, where that is known. `notes` are sentences a user should read: what was left out by
+    request, what had to be assumed. `timed` is False where the trace holds no times (`seconds` is then
+    all 0). `lines(row)` is "line 17" for messages about a row of a file. `workload`: what to draw more
+    rows from, where the trace is an embedded workload.
     """
 
     name: str
@@ -75,13 +82,27 @@ class Trace:
     tags: tuple[str, ...] = ("",)
     prefix: PrefixBlocks | None = None
     texts: Sequence[str] | None = None
+    text_starts: npt.NDArray[np.int32] | None = None
     sha256: str = ""
+    revision: str | None = None
     licence: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
     timed: bool = True
     lines: Callable[[int], str] | None = field(default=None, compare=False, repr=False)
-    workload: Workload | None = field(default=None, compare=False, repr=False)
+    workload: RowSource | None = field(default=None, compare=False, repr=False)
+    parents: Parents | None = None
+    agent: npt.NDArray[np.int32] = None  # type: ignore[assignment]
+    tool: npt.NDArray[np.bool_] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        count = len(self.seconds)
+        if self.parents is None:
+            object.__setattr__(self, "parents", chains(self.session))
+        if self.agent is None:
+            object.__setattr__(self, "agent", np.broadcast_to(np.int32(0), count))
+        if self.tool is None:
+            object.__setattr__(self, "tool", np.broadcast_to(np.bool_(False), count))
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -104,29 +125,50 @@ class Trace:
         """The first `count` rows (all where there are fewer), without copying them."""
         if count >= len(self):
             return self
-        columns = ("seconds", "prompt_tokens", "output_tokens", "session", "turn", "think_seconds", "tag")
         return replace(
             self,
-            **{name: getattr(self, name)[:count] for name in columns},
+            **{name: getattr(self, name)[:count] for name in _COLUMNS},
+            parents=None if self.parents is None else self.parents.head(count),
             prefix=None if self.prefix is None else self.prefix.head(count),
             texts=None if self.texts is None else self.texts[:count],
+            text_starts=None if self.text_starts is None else self.text_starts[:count],
         )
 
     def take(self, rows: npt.NDArray[np.int64]) -> Trace:
         """The rows asked for, in that order; times are left as they are."""
         return replace(
             self,
-            seconds=self.seconds[rows],
-            prompt_tokens=self.prompt_tokens[rows],
-            output_tokens=self.output_tokens[rows],
-            session=self.session[rows],
-            turn=self.turn[rows],
-            think_seconds=self.think_seconds[rows],
-            tag=self.tag[rows],
+            **{name: getattr(self, name)[rows] for name in _COLUMNS},
+            parents=None if self.parents is None else self.parents.take(rows),
             prefix=None if self.prefix is None else self.prefix.take(rows),
             texts=None if self.texts is None else [self.texts[i] for i in rows],
+            text_starts=None if self.text_starts is None else self.text_starts[rows],
             lines=_Picked(self.lines, rows) if self.lines is not None else None,
         )
+
+
+_COLUMNS = (
+    "seconds",
+    "prompt_tokens",
+    "output_tokens",
+    "session",
+    "turn",
+    "think_seconds",
+    "tag",
+    "agent",
+    "tool",
+)
+
+
+class RowSource(Protocol):
+    """What draws as many rows as a run needs: an embedded workload, or one of random lengths."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the trace that it describes had."""
+
+    def sample(self, count: int, seed: int = 0) -> Trace:
+        """`count` requests; the same seed gives the same requests."""
 
 
 class _Picked:

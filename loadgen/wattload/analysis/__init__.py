@@ -1,0 +1,1 @@
+"""Numbers are computed here: windows, latency, energy, statistics, comparisons, assertions."""

@@ -1,0 +1,68 @@
+"""Sentences for run.json about what the responses were like, where that qualifies figures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wattload.client.api import APIS
+from wattload.client.record import LEAST_SECONDS_PER_TOKEN
+from wattload.rundir.requests import GapHistogram
+from wattload.rundir.run import RunData
+
+_MOST_QUOTES = 3
+_LEAST_GAPS = 20
+
+
+def natural_lengths(data: RunData) -> list[str]:
+    """What to compare where responses ended by themselves; empty where their lengths were forced."""
+    config = data.capture.config
+    free = config.get("natural_lengths") is not None or config.get("exact_output") is False
+    if not (free or APIS[config.get("api") or "completions"].lengths_note):
+        return []
+    requests, known = data.requests, data.done & ~np.isnan(data.requests.output)
+    if not known.any():
+        return []
+    got, planned = requests.output[known].mean(), requests.output_planned[known].mean()
+    return [
+        f"responses ended by themselves, after {got:.4g} tokens on average ({planned:.4g} planned): energy"
+        " per request is of these lengths; compare energy per output token with other runs"
+    ]
+
+
+def stream_notes(data: RunData, gaps: GapHistogram) -> list[str]:
+    """Tokens that came together, counts that are missing, and what was passed over, quoted.
+
+    `gaps` are those between the chunks of the completed requests of the window.
+    """
+    requests, done = data.requests, data.done
+    notes = []
+    count, together = int(done.sum()), int((requests.together & done).sum())
+    if together:
+        notes.append(
+            f"{together} of {count} completed responses came all at once, as through a gateway that buffers:"
+            " they have no TPOT, and their TTFT is the time of the whole response"
+        )
+    elif gaps.n >= _LEAST_GAPS and (share := gaps.share_below(LEAST_SECONDS_PER_TOKEN)) > 0.5:
+        notes.append(
+            f"{share:.0%} of the chunks came together with the one before,"
+            " as through a gateway that buffers: TTFT and ITL are those of its bundles"
+        )
+    if not np.isnan(requests.replica).all():
+        shares = np.bincount(requests.replica[~np.isnan(requests.replica)].astype(int))
+        notes.append(f"requests were shared out among endpoints: {', '.join(map(str, shares))}")
+    notes += natural_lengths(data)
+    counted = requests.output if data.generates else requests.prompt
+    uncounted = int((np.isnan(counted) & done).sum())
+    if uncounted:
+        without = "they have no TPOT, and" if data.generates else "they"
+        notes.append(
+            f"{uncounted} of {count} completed responses gave no count of their tokens: {without}"
+            " are in no figure per token"
+        )
+    if requests.unread:
+        quotes = sorted(requests.unread, key=lambda text: (-requests.unread[text], text))[:_MOST_QUOTES]
+        notes.append(
+            f"{sum(requests.unread.values())} responses held what was not understood and was passed over,"
+            f" as {'; '.join(quotes)}"
+        )
+    return notes

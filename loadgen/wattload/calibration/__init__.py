@@ -1,0 +1,1 @@
+"""Measuring a grid of request shapes on an endpoint."""

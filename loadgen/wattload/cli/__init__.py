@@ -1,0 +1,5 @@
+"""The `wattload` command: one file per subcommand."""
+
+from wattload.cli.app import main
+
+__all__ = ["main"]

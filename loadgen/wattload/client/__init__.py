@@ -1,0 +1,1 @@
+"""One request over the wire: the endpoint, the streaming client, and the record of what happened."""

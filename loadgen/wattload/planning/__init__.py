@@ -1,0 +1,1 @@
+"""How many servers a traffic needs, and what they take: from rates that were measured."""

@@ -1,0 +1,1 @@
+"""What prompts are made of: reproducible random streams and tokenizers."""

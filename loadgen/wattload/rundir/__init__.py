@@ -1,0 +1,1 @@
+"""What a run left behind: the run directory, its tables and run.json."""

@@ -1,0 +1,1 @@
+"""The same test at several rates: the search and what it shows."""

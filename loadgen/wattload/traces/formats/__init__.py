@@ -1,0 +1,1 @@
+"""Trace formats: one file each, and the registry that recognises them."""

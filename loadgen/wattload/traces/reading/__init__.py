@@ -1,0 +1,1 @@
+"""Reading trace files: CSV, JSON lines, Parquet, and the checks of their rows."""

@@ -1,4 +1,0 @@
-"""From bytes on a socket to server-sent events: the read path below an HTTP client library.
-
-Why not a library: docs/load-generator.md has the measurements.
-"""
