@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from dashboards.generate import energy_of_serving, gpu_and_meter, load_test, rules
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-
-from dashboards.generate import energy_of_serving, gpu_and_meter, load_test, rules
 
 TARGET = Path(__file__).parents[1]
 DASHBOARDS = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dashboards.generate.variables import DATASOURCE
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import AnnotationQuery
-
-from dashboards.generate.variables import DATASOURCE
 
 
 class PrometheusAnnotation(AnnotationQuery):

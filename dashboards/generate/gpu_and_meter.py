@@ -1,14 +1,12 @@
-"""The dashboard of the devices and their sensors: power, clocks, heat, and whether the meter is right."""
+"""The dashboard of GPUs and their sensors: power, clocks, temperature, and whether the meter is right."""
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
 from dashboards.generate import shell, units, variables
 from dashboards.generate.panels import Query, number, series
-from dashboards.generate.queries import faults
+from dashboards.generate.queries import DEVICE, WHERE, faults, source
+from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-_D = 'device=~"$device"'
 _I = "$__rate_interval"
 _NAME = "{{name}} {{device}} ({{source}})"
 
@@ -18,47 +16,47 @@ def _now() -> list[object]:
         number(
             "Energy source",
             units.COUNT,
-            "The sensors in use. `modelled` is a virtual GPU: no sensor measured it.",
-            Query(f"count by (source) (wattserve_device_power_watts{{{_D}}})", "{{source}}"),
+            "The sensors in use. Orange: `modelled`, a simulated GPU, which no sensor measured.",
+            source(),
+            limits=((1, "orange"),),
             text=True,
         ),
         number(
             "Devices",
             units.COUNT,
-            "Metered devices.",
-            Query(f"count(wattserve_device_power_watts{{{_D}}})"),
+            "Number of metered devices.",
+            Query(f"count(wattserve_device_power_watts{{{DEVICE}}})"),
         ),
         number(
-            "Hottest device",
+            "Maximum temperature",
             units.CELSIUS,
-            "Highest device temperature now.",
-            Query(f"max(wattserve_device_temperature_celsius{{{_D}}})"),
+            "Of the hottest device. Clocks drop near 90 °C: look at its cooling.",
+            Query(f"max(wattserve_device_temperature_celsius{{{DEVICE}}})"),
             limits=((80, "orange"), (90, "red")),
         ),
         number(
-            "Closest to its power limit",
+            "Power, share of limit",
             units.RATIO,
-            "Power over limit of the device nearest to it. At the limit clocks drop, so joules and "
-            "latency are those "
-            "of a capped device.",
+            "Of the device nearest to its limit. At the limit clocks drop: figures are those of a capped "
+            "device.",
             Query(
-                f"max(wattserve_device_power_watts{{{_D}}} "
-                f"/ on (instance, device) wattserve_device_power_limit_watts{{{_D}}})"
+                f"max(wattserve_device_power_watts{{{DEVICE}}} "
+                f"/ on (instance, device) wattserve_device_power_limit_watts{{{DEVICE}}})"
             ),
             limits=((0.98, "orange"),),
         ),
         number(
-            "Oldest sample",
+            "Oldest meter sample",
             units.SECONDS,
-            "Age of the oldest last sample.",
-            Query(f"max(wattserve_meter_sample_age_seconds{{{_D}}})"),
+            "Age of the oldest value in use. Above 5 s: is the driver or the meter stuck?",
+            Query(f"max(wattserve_meter_sample_age_seconds{{{DEVICE}}})"),
             limits=((2, "orange"), (5, "red")),
         ),
         number(
-            "Metered servers up",
+            "Servers up",
             units.COUNT,
-            "Servers that Prometheus reaches.",
-            Query('sum(up{job="wattserve"})'),
+            "Metered servers that Prometheus reaches.",
+            Query(f"sum(up{{{WHERE}}})"),
         ),
     ]
 
@@ -66,32 +64,32 @@ def _now() -> list[object]:
 def _devices() -> list[object]:
     return [
         series(
-            "Power and limit",
+            "Power and power limit",
             units.WATTS,
             "The power sensor's reading at each scrape, and the limit that the driver enforces.",
-            Query(f"wattserve_device_power_watts{{{_D}}}", _NAME),
-            Query(f"wattserve_device_power_limit_watts{{{_D}}}", "limit {{device}}", dashed=True),
+            Query(f"wattserve_device_power_watts{{{DEVICE}}}", _NAME),
+            Query(f"wattserve_device_power_limit_watts{{{DEVICE}}}", "limit {{device}}", dashed=True),
         ),
         series(
-            "Counter against power",
+            "Energy counter and power sensor",
             units.WATTS,
-            "Mean power from the joule counter, and the mean of the power sensor's readings. Two "
-            "sensors of the same "
-            "thing: they should lie on each other.",
-            Query(f"rate(wattserve_device_energy_joules_total{{{_D}}}[{_I}])", "counter {{device}}"),
-            Query(f"avg_over_time(wattserve_device_power_watts{{{_D}}}[{_I}])", "power {{device}}"),
+            "Mean power from the energy counter, and mean of the power sensor's readings. The two should "
+            "agree: where they "
+            "part, trust neither before a self-test (`wattserve meter --selftest`).",
+            Query(f"rate(wattserve_device_energy_joules_total{{{DEVICE}}}[{_I}])", "counter {{device}}"),
+            Query(f"avg_over_time(wattserve_device_power_watts{{{DEVICE}}}[{_I}])", "power {{device}}"),
         ),
         series(
             "SM clock",
             units.HERTZ,
-            "Clock of the device's multiprocessors: falls when the device is capped by power or heat.",
-            Query(f"wattserve_device_sm_clock_hertz{{{_D}}}", "{{device}}"),
+            "Clock of the multiprocessors. It falls when the device is limited by power or temperature.",
+            Query(f"wattserve_device_sm_clock_hertz{{{DEVICE}}}", "{{device}}"),
         ),
         series(
             "Temperature",
             units.CELSIUS,
-            "Device temperature.",
-            Query(f"wattserve_device_temperature_celsius{{{_D}}}", "{{device}}"),
+            "Temperature of each device.",
+            Query(f"wattserve_device_temperature_celsius{{{DEVICE}}}", "{{device}}"),
         ),
     ]
 
@@ -99,44 +97,46 @@ def _devices() -> list[object]:
 def _meter() -> list[object]:
     return [
         series(
-            "Counter and integrated power disagree by",
+            "Counter against power, relative difference",
             units.RATIO,
-            "Relative difference of the two over the meter's own check. Above 2 % the energy figures "
-            "carry the flag "
-            "`sensor_disagreement`.",
-            Query(f"wattserve_meter_disagreement_ratio{{{_D}}}", "{{device}}"),
+            "In the meter's self-test. Beyond 2 % energy figures carry the flag `sensor_disagreement`.",
+            Query(f"wattserve_meter_disagreement_ratio{{{DEVICE}}}", "{{device}}"),
         ),
         series(
-            "Age of the last sample",
+            "Meter sample age",
             units.SECONDS,
-            "Seconds since the device was last read. The alert fires above 5 s.",
-            Query(f"wattserve_meter_sample_age_seconds{{{_D}}}", "{{device}}"),
+            "Time since each device gave a new value. Above 5 s an alert fires.",
+            Query(f"wattserve_meter_sample_age_seconds{{{DEVICE}}}", "{{device}}"),
         ),
         series(
-            "Faults",
-            units.FAULTS_PER_SECOND,
-            "Named faults a second, by device and reason (docs/measurement.md tells what each means). "
-            "`none`: a device answers without one.",
+            "Meter faults (5 min)",
+            units.COUNT,
+            "Named faults that began within five minutes; docs/explanation/measurement.md has what each "
+            "means. `none`: "
+            "the device responds without one.",
             faults(),
         ),
         series(
             "Unattributed power",
             units.WATTS,
-            "Energy above idle that belongs to no request's step. It should stay near zero.",
+            "Power above idle that belongs to no request. It should stay near 0: lost step records or a "
+            "wrong idle power "
+            "raise it.",
             Query(
-                f'sum by (model) (rate(wattserve_energy_joules_total{{bucket="unattributed"}}[{_I}]))',
+                "sum by (model) "
+                f'(rate(wattserve_energy_joules_total{{{WHERE},component="unattributed",model!="no-engine"}}[{_I}]))',
                 "{{model}}",
             ),
         ),
         series(
-            "Lateness of the virtual GPU",
+            "Simulator delay",
             units.SECONDS,
-            "Only with `wattserve sim`: how much later than planned its steps ended. A late simulator "
-            "is a wrong one, "
-            "and says so.",
+            "Only with `wattserve sim`: how much later than planned its steps ended. Above 10 ms its "
+            "latencies are wrong: "
+            "free the machine.",
             Query(
                 "histogram_quantile(0.99, sum by (le) "
-                f"(rate(wattserve_simulation_late_seconds_bucket[{_I}])))",
+                f"(rate(wattserve_simulation_late_seconds_bucket{{{WHERE}}}[{_I}])))",
                 "p99",
             ),
             span=24,
@@ -148,8 +148,8 @@ def build() -> Dashboard:
     """The dashboard."""
     return shell.dashboard(
         shell.GPU_AND_METER,
-        "The metered devices and their sensors: power, limit, clocks and temperature, and whether the "
-        "meter is right.",
-        [variables.datasource(), variables.device(), variables.run()],
-        [("Now", _now()), ("Devices", _devices()), ("Meter", _meter())],
+        "Metered GPUs and their sensors: power, limit, clocks and temperature, and whether the meter is "
+        "right.",
+        [variables.datasource(), *variables.servers(), variables.device(), variables.run()],
+        [("Now", _now()), ("GPUs", _devices()), ("Meter health", _meter())],
     )

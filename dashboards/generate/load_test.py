@@ -1,54 +1,49 @@
-"""The dashboard of a load test: asked, sent and done, the client's lag, latency, and two runs compared."""
+"""The dashboard of a load test: scheduled, sent and completed, dispatch delay, latency, and two runs "
+"compared."""
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
 from dashboards.generate import shell, units, variables
 from dashboards.generate.panels import Query, grid, number, series, states
+from dashboards.generate.queries import percentiles
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from wattload.colours import QUANTILES
 
 _I = "$__rate_interval"
-_RUN = 'run=~"$run"'
+_RUN = 'run=~"$run",model=~"$model"'
+_LEGEND = "{{run}} "
 
 
 def _rate(metric: str, labels: str = _RUN) -> str:
     return f"sum by (run) (rate({metric}{{{labels}}}[{_I}]))"
 
 
-def _percentiles(metric: str, *levels: float) -> tuple[Query, ...]:
-    return tuple(
-        Query(
-            f"histogram_quantile({level}, sum by (run, le) (rate({metric}_bucket{{{_RUN}}}[{_I}])))",
-            f"{{{{run}}}} p{round(level * 100)}",
-        )
-        for level in levels
-    )
-
-
 def _counts() -> list[object]:
     return [
         number(
-            "Asked",
+            "Scheduled requests",
             units.COUNT,
-            "Requests that the schedule made due so far.",
+            "Requests whose scheduled time has come.",
             Query(f"sum(wattload_planned_requests_total{{{_RUN}}})"),
         ),
         number(
-            "Sent",
+            "Sent requests",
             units.COUNT,
-            "Requests sent so far. Below Asked: the client lost requests or is late.",
+            "Below Scheduled: the load generator is late or lost requests. Give it more processes.",
             Query(f"sum(wattload_sent_requests_total{{{_RUN}}})"),
         ),
         number(
-            "Done",
+            "Completed requests",
             units.COUNT,
-            "Requests completed so far.",
+            "Requests with a whole response.",
             Query(f'sum(wattload_requests_total{{{_RUN},outcome="completed"}})'),
         ),
         number(
             "Not completed",
             units.COUNT,
-            "Requests that failed, were aborted or were never sent. Never dropped silently.",
+            "Requests that failed, were aborted or were never sent. The report has the server's words for "
+            "each kind.",
             Query(
                 f'sum(wattload_requests_total{{{_RUN},outcome!="completed"}}) '
                 f"or 0 * sum(wattload_requests_total{{{_RUN}}})"
@@ -64,9 +59,9 @@ def _counts() -> list[object]:
         number(
             "Attributed energy per request",
             units.JOULES_PER_REQUEST,
-            "Joules that the server attributed to the requests (idle not included), mean over the "
-            "tests shown. "
-            "`usage.energy` is provisional: run.json has the settled figure.",
+            "Mean of what the responses carried, idle excluded; provisional. run.json has the final "
+            "figure. Simulated "
+            "where the endpoint is a simulator.",
             Query(
                 f"sum(wattload_request_energy_joules_sum{{{_RUN}}}) "
                 f"/ (sum(wattload_request_energy_joules_count{{{_RUN}}}) > 0)"
@@ -80,19 +75,19 @@ def _course() -> list[object]:
         states(
             "Phases",
             units.YES_NO,
-            "Warm-up, measurement and cool-down of each run. Only what is due in `measure` counts in "
+            "Warm-up, measurement and cool-down of each run. Only requests scheduled in `measure` count in "
             "run.json.",
             Query(f"max by (run, phase) (wattload_phase{{{_RUN}}})", "{{run}} {{phase}}"),
         ),
         series(
-            "Asked, sent, done",
+            "Scheduled, sent and completed rate",
             units.REQUESTS_PER_SECOND,
-            "Open loop: what is asked never waits for the server. Sent follows asked, or the client is "
-            "saturated; done "
-            "follows sent, or the server is.",
-            Query(_rate("wattload_planned_requests_total"), "{{run}} asked", dashed=True),
+            "Open loop: the schedule never waits for the server. Sent below scheduled: the load generator "
+            "is saturated. "
+            "Completed below sent: the server is.",
+            Query(_rate("wattload_planned_requests_total"), "{{run}} scheduled", dashed=True),
             Query(_rate("wattload_sent_requests_total"), "{{run}} sent"),
-            Query(_rate("wattload_requests_total", f'{_RUN},outcome="completed"'), "{{run}} done"),
+            Query(_rate("wattload_requests_total", f'{_RUN},outcome="completed"'), "{{run}} completed"),
         ),
         series(
             "Outcomes",
@@ -105,50 +100,55 @@ def _course() -> list[object]:
             stacked=True,
         ),
         series(
-            "Send lag",
+            "Dispatch delay",
             units.SECONDS,
-            "How long after its due time a request was sent: the client's own lateness. Over 20 ms at "
-            "p99 the run is "
-            "invalid, whatever the server did.",
-            *_percentiles("wattload_send_lag_seconds", 0.5, 0.99),
+            "How long after its scheduled time a request was sent. Above 20 ms at p99 the run is not "
+            "valid, whatever "
+            "the server did: use more processes.",
+            *percentiles("wattload_send_lag_seconds", _RUN, by="run", prefix=_LEGEND),
+            colours=QUANTILES,
         ),
         series(
-            "In flight",
+            "In flight over time",
             units.COUNT,
-            "Requests under way. Growth without end: the rate is above what the server holds.",
+            "Requests under way. Growth without end: the rate is beyond the server's capacity.",
             Query(f"sum by (run) (wattload_inflight_requests{{{_RUN}}})", "{{run}}"),
         ),
         series(
-            "Time to first token",
+            "Time to first token (TTFT)",
             units.SECONDS,
-            "From the due time to the first token, so a late client or a queue cannot hide.",
-            *_percentiles("wattload_time_to_first_token_seconds", 0.5, 0.9, 0.99),
+            "From the scheduled time to the first token, so that neither a late client nor a queue can hide.",
+            *percentiles("wattload_time_to_first_token_seconds", _RUN, by="run", prefix=_LEGEND),
             span=8,
+            colours=QUANTILES,
         ),
         series(
-            "Time per output token",
+            "Time per output token (TPOT)",
             units.SECONDS,
             "Mean time between a request's tokens, after the first.",
-            *_percentiles("wattload_time_per_output_token_seconds", 0.5, 0.9, 0.99),
+            *percentiles("wattload_time_per_output_token_seconds", _RUN, by="run", prefix=_LEGEND),
             span=8,
+            colours=QUANTILES,
         ),
         series(
-            "Request duration",
+            "End-to-end latency",
             units.SECONDS,
-            "From the due time to the last token.",
-            *_percentiles("wattload_request_duration_seconds", 0.5, 0.9, 0.99),
+            "From the scheduled time to the last token.",
+            *percentiles("wattload_request_duration_seconds", _RUN, by="run", prefix=_LEGEND),
             span=8,
+            colours=QUANTILES,
         ),
         series(
-            "Energy of a request",
+            "Attributed energy per request, percentiles",
             units.JOULES,
-            "Percentiles of the joules that the server's answers carried (attributed, without idle).",
-            *_percentiles("wattload_request_energy_joules", 0.5, 0.9, 0.99),
+            "What single requests took by their responses, idle excluded.",
+            *percentiles("wattload_request_energy_joules", _RUN, by="run", prefix=_LEGEND),
+            colours=QUANTILES,
         ),
         series(
-            "Tokens",
+            "Token rate",
             units.TOKENS_PER_SECOND,
-            "Prompt tokens sent and output tokens received a second.",
+            "Prompt tokens sent and output tokens received.",
             Query(_rate("wattload_prompt_tokens_total"), "{{run}} prompt"),
             Query(_rate("wattload_output_tokens_total"), "{{run}} output"),
         ),
@@ -156,7 +156,8 @@ def _course() -> list[object]:
 
 
 def _final(metric: str) -> str:
-    """The last value of each run's counter in the window shown; a run that ended earlier keeps its own."""
+    """The last value of each run's counter in the selected time range; a run that ended earlier keeps its "
+    "own."""
     return f'sum by (run) (max_over_time({metric}{{run=~"$run|$compare"}}[$__range]))'
 
 
@@ -174,25 +175,26 @@ def _comparison() -> list[object]:
         grid(
             "Runs compared",
             units.COUNT,
-            "The chosen runs and the one to compare with, each over its whole length, warm-up "
-            "included. Intervals and "
-            "the pairing of equal schedules: `wattload compare`.",
+            "The chosen runs and the one to compare with, each over its whole length, warm-up included. "
+            "`wattload compare` has intervals, and pairs equal schedules.",
             "run",
-            Query(_final("wattload_planned_requests_total"), column="asked", unit=units.COUNT),
-            Query(_final("wattload_good_requests_total"), column="within limits", unit=units.COUNT),
+            Query(_final("wattload_planned_requests_total"), column="scheduled", unit=units.COUNT),
+            Query(_final("wattload_good_requests_total"), column="SLO-compliant", unit=units.COUNT),
             Query(
                 f"{_final(joules + '_sum')} / {_final(joules + '_count')}",
-                column="attributed energy",
+                column="attributed energy per request",
                 unit=units.JOULES_PER_REQUEST,
             ),
             Query(
                 f"{_final(joules + '_sum')} / {_final('wattload_output_tokens_total')}",
-                column="attributed, per output token",
+                column="attributed energy per output token",
                 unit=units.JOULES_PER_TOKEN,
             ),
             Query(_final_percentile(ttft, 0.5), column="TTFT p50", unit=units.SECONDS),
+            Query(_final_percentile(ttft, 0.95), column="TTFT p95", unit=units.SECONDS),
             Query(_final_percentile(ttft, 0.99), column="TTFT p99", unit=units.SECONDS),
             Query(_final_percentile(tpot, 0.5), column="TPOT p50", unit=units.SECONDS),
+            Query(_final_percentile(tpot, 0.95), column="TPOT p95", unit=units.SECONDS),
             Query(_final_percentile(tpot, 0.99), column="TPOT p99", unit=units.SECONDS),
         ),
     ]
@@ -202,13 +204,12 @@ def build() -> Dashboard:
     """The dashboard."""
     return shell.dashboard(
         shell.LOAD_TEST,
-        "A load test as it runs: asked, sent and done, the client's own lag, latency, errors, phases, "
-        "and two runs side "
-        "by side.",
-        [variables.datasource(), variables.run(), variables.compared_run()],
+        "A load test as it runs: rates, dispatch delay, latency, failures, energy, phases, and two runs "
+        "compared.",
+        [variables.datasource(), variables.tested_model(), variables.run(), variables.compared_run()],
         [
-            ("So far", _counts()),
-            ("The test", _course()),
+            ("Summary", _counts()),
+            ("Load and latency", _course()),
             ("Two runs compared", _comparison()),
         ],
     )

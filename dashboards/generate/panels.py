@@ -1,11 +1,17 @@
-"""The kinds of panel used, each one function: a title, a unit, a description and queries give a panel."""
+"""The kinds of panel used, each one function: a title, a unit, a description and queries give a panel.
+
+Descriptions end with the metrics that the queries read. A value without limits has a neutral colour; parts of
+energy and quantiles have the same colours everywhere.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
+from dashboards.generate.variables import DATASOURCE
 from grafana_foundation_sdk.builders import bargauge, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.builders.common import (
     ReduceDataOptions,
@@ -32,9 +38,10 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.generate.variables import DATASOURCE
+from wattload.colours import COMPONENTS
 
-WIDTH = 24
+_NEUTRAL = "blue"
+_METRIC = re.compile(r"\b((?:vllm:|wattserve_|wattload_|model:|run:|up\b)[\w:]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,8 @@ class Query:
 
 
 def _steps(limits: tuple[tuple[float, str], ...]) -> ThresholdsConfig:
-    steps = [Threshold(value=None, color="green"), *(Threshold(value=v, color=c) for v, c in limits)]
+    base = "green" if limits else _NEUTRAL
+    steps = [Threshold(value=None, color=base), *(Threshold(value=v, color=c) for v, c in limits)]
     return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
 
 
@@ -64,9 +72,23 @@ def _target(query: Query, ref: str, *, instant: bool) -> Dataquery:
 def _finish(
     panel: Any, title: str, unit: str, description: str, queries: tuple[Query, ...], *, instant: bool
 ) -> Any:
-    panel = panel.title(title).description(description).datasource(DATASOURCE).unit(unit)
+    text = described(description, queries)
+    panel = panel.title(title).description(text).datasource(DATASOURCE).unit(unit)
     for query, ref in zip(queries, ascii_uppercase, strict=False):
         panel = panel.with_target(_target(query, ref, instant=instant))
+    return panel
+
+
+def described(description: str, queries: tuple[Query, ...]) -> str:
+    """The description with the metrics that are read, each once."""
+    metrics = dict.fromkeys(name for query in queries for name in _METRIC.findall(query.expr))
+    return f"{description}\n\nMetric: {', '.join(f'`{name}`' for name in metrics)}."
+
+
+def _colour(panel: Any, colours: dict[str, str]) -> Any:
+    for name, colour in colours.items():
+        fixed = {"mode": "fixed", "fixedColor": colour}
+        panel = panel.override_by_regexp(f"/\\b{name}$/", [DynamicConfigValue(id_val="color", value=fixed)])
     return panel
 
 
@@ -79,6 +101,7 @@ def series(
     height: int = 8,
     stacked: bool = False,
     maximum: float | None = None,
+    colours: dict[str, str] | None = None,
 ) -> Any:
     """Lines over time; `stacked` where the lines are parts of one whole."""
     panel = _finish(timeseries.Panel(), title, unit, description, queries, instant=False)
@@ -102,6 +125,7 @@ def series(
         panel = panel.stacking(StackingConfig().mode(StackingMode.NORMAL).group("A"))
     if maximum is not None:
         panel = panel.max(maximum)
+    panel = _colour(panel, colours or {})
     for query, ref in zip(queries, ascii_uppercase, strict=False):
         if query.dashed:
             panel = panel.override_by_query(
@@ -143,10 +167,11 @@ def number(
 
 
 def bars(title: str, unit: str, description: str, *queries: Query, span: int = 12, height: int = 8) -> Any:
-    """One horizontal bar a series, for the window shown."""
+    """One horizontal bar per series, for the selected time range."""
     panel = _finish(bargauge.Panel(), title, unit, description, queries, instant=True)
     return (
-        panel.span(span)
+        _colour(panel, COMPONENTS)
+        .span(span)
         .height(height)
         .min(0)
         .thresholds(_steps(()))
@@ -156,7 +181,7 @@ def bars(title: str, unit: str, description: str, *queries: Query, span: int = 1
 
 
 def states(title: str, unit: str, description: str, *queries: Query, span: int = 24, height: int = 5) -> Any:
-    """A strip a series: on or off over time."""
+    """A strip per series: on or off over time."""
     panel = _finish(statetimeline.Panel(), title, unit, description, queries, instant=False)
     return panel.span(span).height(height).thresholds(_steps(())).merge_values(True)
 
@@ -164,8 +189,9 @@ def states(title: str, unit: str, description: str, *queries: Query, span: int =
 def grid(
     title: str, unit: str, description: str, key: str, *queries: Query, span: int = 24, height: int = 8
 ) -> Any:
-    """A table: one row a value of the label `key`, one column a query, each column with its own unit."""
-    panel = table.Panel().title(title).description(description).datasource(DATASOURCE).unit(unit)
+    """A table: one row per value of the label `key`, one column per query, each with its own unit."""
+    text = described(description, queries)
+    panel = table.Panel().title(title).description(text).datasource(DATASOURCE).unit(unit)
     names = {}
     for query, ref in zip(queries, ascii_uppercase, strict=False):
         panel = panel.with_target(_target(query, ref, instant=True).format(PromQueryFormat.TABLE))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dashboards.generate.annotations import alerts, phases
 from grafana_foundation_sdk.builders.dashboard import Dashboard, DashboardLink, Row
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DashboardLinkType
 
-from dashboards.generate.annotations import alerts, phases
-
-ENERGY = ("wattload-energy", "Energy of serving")
-LOAD_TEST = ("wattload-load-test", "Load test")
-GPU_AND_METER = ("wattload-gpu-meter", "GPU and meter")
-ALL = (ENERGY, LOAD_TEST, GPU_AND_METER)
+TAG = "wattload"
+ENERGY = ("wattload-energy", "wattload / LLM energy overview")
+LOAD_TEST = ("wattload-load-test", "wattload / Load test")
+GPU_AND_METER = ("wattload-gpu-meter", "wattload / GPUs and meter health")
 
 
 def dashboard(
@@ -28,26 +27,27 @@ def dashboard(
         Dashboard(title)
         .uid(uid)
         .description(description)
-        .tags(["wattload", "energy", "llm"])
+        .tags([TAG, "energy", "llm"])
         .timezone("browser")
-        .time("now-15m", "now")
-        .refresh("5s")
+        .time("now-30m", "now")
+        .refresh("10s")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .annotation(phases())
         .annotation(alerts())
     )
     for variable in variables:
         built = built.with_variable(variable)
-    for other_uid, other_title in ALL:
-        if other_uid != uid:
-            built = built.link(
-                DashboardLink(other_title)
-                .type(DashboardLinkType.LINK)
-                .url(f"/d/{other_uid}")
-                .tooltip(f"{other_title}, same time and variables")
-                .keep_time(True)
-                .include_vars(True)
-            )
+    # Of every dashboard with a tag, so that one that somebody adds is in the list: vLLM's own has `vllm`.
+    for tag, text in ((TAG, "wattload"), ("vllm", "vLLM")):
+        built = built.link(
+            DashboardLink(text)
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags([tag])
+            .as_dropdown(True)
+            .tooltip(f"Dashboards with the tag {tag}, same time and variables")
+            .keep_time(True)
+            .include_vars(True)
+        )
     for row_title, panels in rows:
         built = built.with_row(Row(row_title))
         for panel in panels:

@@ -1,8 +1,9 @@
-"""The variables of the dashboards: data source, model, device, run. Every query names them."""
+"""The variables of the dashboards: which servers, models, devices, tenants and runs, and factors of the "
+"user."""
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders.dashboard import DatasourceVariable, QueryVariable
+from grafana_foundation_sdk.builders.dashboard import DatasourceVariable, QueryVariable, TextBoxVariable
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefresh, VariableSort
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -34,10 +35,56 @@ def _several(variable: QueryVariable) -> QueryVariable:
     return variable.multi(True).include_all(True).all_value(".*")
 
 
+def servers() -> list[QueryVariable]:
+    """Which metered servers: namespace (in Kubernetes), job, instance, each within the ones before."""
+    power = "wattserve_device_power_watts"
+    return [
+        _several(
+            _labels("namespace", "Namespace", "Kubernetes namespaces; All elsewhere.", power, "namespace")
+        ),
+        _several(_labels("job", "Job", "Scrape jobs of metered servers.", power, "job")),
+        _several(_labels("instance", "Instance", "Metered servers.", f'{power}{{job=~"$job"}}', "instance")),
+    ]
+
+
+def tenant() -> QueryVariable:
+    """The tenants, by the header x-energy-group; `none` are requests without it."""
+    return _several(
+        _labels(
+            "tenant",
+            "Tenant",
+            "Tenants, by the header x-energy-group; none: requests without it.",
+            "wattserve_tenant_energy_joules_total",
+            "tenant",
+        ),
+    )
+
+
+def factors() -> list[TextBoxVariable]:
+    """What a kilowatt-hour costs and emits where the GPUs are: numbers of the user, with examples as "
+    "defaults."""
+    return [
+        _factor("pue", "PUE", "Facility energy over IT energy; 1 leaves cooling and supply out.", "1.2"),
+        _factor("price", "Price per kWh", "In your currency.", "0.20"),
+        _factor("carbon", "gCO2e per kWh", "Carbon intensity of your electricity.", "400"),
+    ]
+
+
+def _factor(name: str, label: str, description: str, default: str) -> TextBoxVariable:
+    return TextBoxVariable(name).label(label).description(description).default_value(default)
+
+
 def model() -> QueryVariable:
     """The served models."""
     return _several(
         _labels("model", "Model", "Served models.", "wattserve_energy_joules_total", "model"),
+    )
+
+
+def tested_model() -> QueryVariable:
+    """The models that load tests asked for."""
+    return _several(
+        _labels("model", "Model", "Models of load tests.", "wattload_planned_requests_total", "model"),
     )
 
 
