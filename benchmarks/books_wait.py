@@ -1,8 +1,8 @@
-"""How long a server's threads wait for the books: a request's begin, end and energy, and a batch of steps.
+"""How long threads wait for the energy monitor: begin, end and energy of a request, a batch of steps.
 
     python benchmarks/books_wait.py [--running 1024] [--seconds 20] [--step-seconds 0.05] [--groups 1]
 
-An engine of `running` requests that come and go is played in real time against an account with its own
+An engine of `running` requests that come and go is played in real time against a monitor with its own
 threads (sampling, settling, fitting), metered by a model. One thread brings the step records in batches, as
 the receiver does; another does what the event loop does for requests, a call every millisecond. Printed are
 the calls' durations, waiting for the interpreter included: `control`, beside them, takes no lock.
@@ -21,9 +21,10 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from wattmeter.account import Account
-from wattmeter.meters.virtual import VirtualMeter
-from wattmeter.steps import StepBatch
+
+from wattmeter.meters.modelled import ModelledMeter
+from wattmeter.monitor.energy_monitor import EnergyMonitor
+from wattmeter.steps.batch import StepBatch
 
 IDLE_WATTS = 125.0
 BUSY_WATTS = 600.0
@@ -35,8 +36,8 @@ CALL_SECONDS = 0.001
 class Engine:
     """Requests that come and go, always `running` of them, in steps of one length."""
 
-    def __init__(self, account: Account, *, running: int, mean_tokens: float, groups: int) -> None:
-        self.account = account
+    def __init__(self, monitor: EnergyMonitor, *, running: int, mean_tokens: float, groups: int) -> None:
+        self.monitor = monitor
         self.names = [f"cmpl-request-{number}" for number in range(running)]
         self.left = np.array([random.randrange(1, round(2 * mean_tokens)) for _ in range(running)])
         self.context = np.full(running, PROMPT_TOKENS)
@@ -91,8 +92,8 @@ def play(running: int, seconds: float, step_seconds: float, groups: int) -> Dura
     def joules_at(now_ns: int) -> float:
         return BUSY_WATTS * (now_ns - begin_ns) * 1e-9
 
-    account = Account(VirtualMeter(joules_at), model="benchmark", idle_watts=IDLE_WATTS)
-    engine = Engine(account, running=running, mean_tokens=200.0, groups=groups)
+    monitor = EnergyMonitor(ModelledMeter(joules_at), model="benchmark", idle_watts=IDLE_WATTS)
+    engine = Engine(monitor, running=running, mean_tokens=200.0, groups=groups)
     durations: Durations = defaultdict(list)
     stop = threading.Event()
 
@@ -102,7 +103,7 @@ def play(running: int, seconds: float, step_seconds: float, groups: int) -> Dura
             end_ns = launch_ns + round(step_seconds * 1e9)
             time.sleep(max(0.0, (end_ns - time.monotonic_ns()) * 1e-9))
             batch = engine.step(launch_ns, end_ns)
-            timed(durations, "add_steps", lambda batch=batch: account.add_steps(batch))  # type: ignore[misc]
+            timed(durations, "add_steps", lambda batch=batch: monitor.add_steps(batch))  # type: ignore[misc]
             launch_ns = end_ns
 
     def serve_requests() -> None:
@@ -113,37 +114,37 @@ def play(running: int, seconds: float, step_seconds: float, groups: int) -> Dura
             if engine.born:
                 name, number = engine.born.popleft(), number + 1
                 group = f"tenant-{number % groups}"
-                timed(durations, "request_started", lambda: account.request_started(name, group=group))  # noqa: B023
+                timed(durations, "request_started", lambda: monitor.request_started(name, group=group))  # noqa: B023
             elif engine.died:
                 name = engine.died.popleft()
-                timed(durations, "request_energy", lambda: account.request_energy(name))  # noqa: B023
+                timed(durations, "request_energy", lambda: monitor.request_energy(name))  # noqa: B023
                 timed(
                     durations,
                     "request_finished",
-                    lambda: account.request_finished(name, output_tokens=200, prompt_tokens=PROMPT_TOKENS),  # noqa: B023
+                    lambda: monitor.request_finished(name, output_tokens=200, prompt_tokens=PROMPT_TOKENS),  # noqa: B023
                 )
             else:
                 name = random.choice(engine.names)
-                timed(durations, "request_energy", lambda: account.request_energy(name))  # noqa: B023
+                timed(durations, "request_energy", lambda: monitor.request_energy(name))  # noqa: B023
 
-    settle = account.settle
+    settle = monitor.settle
 
     def timed_settle(**options: bool) -> None:
         timed(durations, "settle", lambda: settle(**options))
 
-    account.settle = timed_settle  # type: ignore[method-assign]
-    account.start()
+    monitor.settle = timed_settle  # type: ignore[method-assign]
+    monitor.start()
     threads = [threading.Thread(target=target) for target in (bring_steps, serve_requests)]
     for thread in threads:
         thread.start()
     time.sleep(seconds)
-    error = account.snapshot().conservation_error_ratio
+    error = monitor.snapshot().conservation_error_ratio
     stop.set()
     for thread in threads:
         thread.join()
-    account.stop()
+    monitor.stop()
     if error > 1e-9:
-        raise SystemExit(f"the books do not conserve: {error}")
+        raise SystemExit(f"the joules do not add up: {error}")
     return durations
 
 
@@ -165,8 +166,8 @@ def main() -> None:
     parser.add_argument("--step-seconds", type=float, default=0.05)
     parser.add_argument("--groups", type=int, default=1)
     options = parser.parse_args()
-    found = play(options.running, options.seconds, options.step_seconds, options.groups)
-    for name, values in sorted(found.items()):
+    durations = play(options.running, options.seconds, options.step_seconds, options.groups)
+    for name, values in sorted(durations.items()):
         print(json.dumps({"call": name, **figures(values)}))
 
 

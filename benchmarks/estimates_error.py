@@ -13,24 +13,28 @@ it. `--write` puts the table into benchmarks/results/estimates.md.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
+
+from wattload.calibration.measure import choose_shapes
 from wattload.estimates.binned import binned_joules
-from wattload.estimates.naive import Work, flops_tdp_joules
+from wattload.estimates.calibration_file import PROFILE_SCHEMA, Profile, ShapeCost
+from wattload.estimates.gpu_table import require_gpu
+from wattload.estimates.model_shape import known_shape
 from wattload.estimates.online import simulate
-from wattload.estimates.profile import PROFILE_SCHEMA, Profile, ShapeCost
-from wattload.estimates.profiling import choose_shapes
 from wattload.estimates.roofline import InsideWindow, least_steps, roofline
-from wattload.estimates.stepcost import StepCost, fit
-from wattload.gpu_table import require_gpu
-from wattload.modelshape import known_shape
-from wattload.runjson import TargetInfo
-from wattload.schedule import build as build_schedule
+from wattload.estimates.rules_of_thumb import Work, flops_tdp_joules
+from wattload.estimates.step_cost import StepCost, fit
+from wattload.rundir.result import TargetInfo
+from wattload.schedule.build import build_schedule
 from wattload.traces import load as load_trace
-from wattserve.virtual_gpu.offline import run_offline
-from wattserve.virtual_gpu.profile import Profile as Gpu
-from wattserve.virtual_gpu.profile import load_profile as load_gpu
+from wattserve.sim.profile import Profile as Gpu
+from wattserve.sim.profile import load_profile as load_gpu
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from offline_sim import run_offline
 
 HERE = Path(__file__).resolve().parent
 RATES = (1, 2, 6, 12, 20)
@@ -72,7 +76,7 @@ def measured_profile(gpu: Gpu) -> Profile:
 
 def row(gpu: Gpu, profile: Profile, cost: StepCost, workload: str, rate: float) -> str:
     """One line of the table."""
-    schedule = build_schedule(load_trace(workload), "poisson", rate=str(rate), duration=SECONDS, seed=11)
+    schedule = build_schedule(load_trace(workload), "poisson", rate=rate, duration=SECONDS, seed=11)
     due, prompt, output = schedule.due_seconds, schedule.prompt_tokens, schedule.output_tokens
     truth = run_offline(gpu, gpu.limits, due.tolist(), prompt.tolist(), output.tolist())
     measured = truth.joules_above_idle(WARMUP, SECONDS) + gpu.idle_watts * (SECONDS - WARMUP)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,14 +22,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares, nnls
-from wattmeter.recording import Recording, read_lines
-from wattmeter.stepmodel import ENERGY_TERMS, TIME_TERMS, StepEnergyModel, step_work
-from wattserve.virtual_gpu.offline import run_offline
-from wattserve.virtual_gpu.profile import Profile
-from wattserve.virtual_gpu.scheduler import Limits
-from wattserve.virtual_gpu.timing import PowerLimit, Timing
+
+from wattmeter.energy_model.step_model import ENERGY_TERMS, TIME_TERMS, StepModel, step_work
+from wattmeter.steps.recording import Recording
+from wattserve.sim.device import PowerLimit, Timing
+from wattserve.sim.profile import Profile
+from wattserve.sim.scheduler import Limits
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from line_recording import read_lines
+from offline_sim import run_offline
 
 F64 = npt.NDArray[np.float64]
+
 TIMING_TERMS = tuple(Timing.__dataclass_fields__)
 # Where the search starts: what the recordings look like by eye.
 START = {
@@ -63,7 +69,7 @@ class Data:
         self.start_ns = steps.launch_ns.copy()
         self.start_ns[1:] = np.maximum(self.start_ns[1:], steps.end_ns[:-1])
         self.end_ns = steps.end_ns
-        self.seconds = (self.end_ns - self.start_ns) * 1e-9
+        self.seconds: F64 = np.multiply(self.end_ns - self.start_ns, 1e-9, dtype=np.float64)
         sequences = np.bincount(steps.step, minlength=len(steps))
         self.work = np.stack(
             [
@@ -127,7 +133,7 @@ class Target:
     def over_updates(self, values: F64) -> F64:
         return _over(self.start_ns, self.end_ns, values, self.edge_ns)
 
-    def predict(self, timing: Timing, energy: StepEnergyModel) -> tuple[F64, F64]:
+    def predict(self, timing: Timing, energy: StepModel) -> tuple[F64, F64]:
         """(seconds, joules) of each step, given what each computed and the pauses between them."""
         device = PowerLimit(timing, energy)
         found = np.empty((len(self.work), 2))
@@ -151,15 +157,15 @@ def _over(start_ns: Any, end_ns: Any, values: F64, edges_ns: Any) -> F64:
     return np.diff(np.interp(edges_ns, times, np.stack([sums[:-1], sums[1:]], axis=1).ravel()))
 
 
-def models(values: F64) -> tuple[Timing, StepEnergyModel]:
-    named = dict(zip(START, (float(value) for value in values), strict=True))
+def models(values: F64) -> tuple[Timing, StepModel]:
+    named: dict[str, Any] = dict(zip(START, (float(value) for value in values), strict=True))
     timing = {name: named[name] for name in TIMING_TERMS}
     timing["sharpness"] = max(timing["sharpness"], 1.0)
     timing["limit_lag_seconds"] = max(timing["limit_lag_seconds"], 1e-3)
-    return Timing(**timing), StepEnergyModel(**{name: named[name] for name in ENERGY_TERMS if name in named})
+    return Timing(**timing), StepModel(**{name: named[name] for name in ENERGY_TERMS if name in named})
 
 
-def fit(targets: list[Target]) -> tuple[Timing, StepEnergyModel]:
+def fit(targets: list[Target]) -> tuple[Timing, StepModel]:
     """Least squares over all targets at once, tolerant of outliers; each kind of residual weighs the same."""
     scale = np.array(list(START.values()))
 
@@ -178,7 +184,7 @@ def fit(targets: list[Target]) -> tuple[Timing, StepEnergyModel]:
         loss="soft_l1",
         f_scale=0.03,
         max_nfev=25,
-        diff_step=1e-3,
+        diff_step=np.full(len(scale), 1e-3),
     )
     rounded = np.array([float(f"{value:.4g}") for value in np.where(found.x > 1e-9, found.x, 0.0) * scale])
     return models(rounded)
@@ -193,7 +199,7 @@ def spread(residuals: F64) -> dict[str, float]:
     }
 
 
-def errors(data: Data, timing: Timing, energy: StepEnergyModel) -> dict[str, dict[str, Any]]:
+def errors(data: Data, timing: Timing, energy: StepModel) -> dict[str, dict[str, Any]]:
     """Of each phase: block lengths, half seconds' joules, and the phase as a whole; fractions of the
     recording.
     """
@@ -237,7 +243,7 @@ def pooled(table: dict[str, dict[str, Any]], names: list[str]) -> dict[str, Any]
         return round(float(np.sqrt(sum(r * r * n for r, n in parts) / sum(n for _, n in parts))), 4)
 
     def worst(key: str) -> float:
-        return max((row[key] for row in rows if row[key] is not None), key=abs)
+        return max((float(row[key]) for row in rows if row[key] is not None), key=abs)
 
     return {
         "phases": len(rows),
@@ -248,7 +254,7 @@ def pooled(table: dict[str, dict[str, Any]], names: list[str]) -> dict[str, Any]
     }
 
 
-def linear_seconds(targets: list[Target]) -> dict[str, float]:
+def linear_seconds(targets: list[Target]) -> dict[str, Any]:
     """The step model's own linear terms of time, for uses that have no clock to follow."""
     rows, lengths = [], []
     for target in targets:

@@ -1,7 +1,7 @@
 """Derives the embedded workloads from the Azure 2023 traces: python benchmarks/fit_workloads.py TRACES_DIR
 
-Writes loadgen/wattload/workloads/{conv,code}.json: quantiles, a copula grid and the cascade's shapes. What
-they mean is in wattload/workloads/model.py. `wattload traces fetch azure-2023-conv` gets the traces.
+Writes loadgen/wattload/traces/embedded/{conv,code}.json: quantiles, a copula grid and the cascade's shapes.
+What they mean is in wattload/traces/embedded/model.py. `wattload traces fetch azure-2023-conv` gets traces.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from wattload import traces
 
 F64 = npt.NDArray[np.float64]
-OUT = Path(__file__).resolve().parents[1] / "loadgen/wattload/workloads"
+OUT = Path(__file__).resolve().parents[1] / "loadgen/wattload/traces/embedded"
 CITATION = (
     "Patel, Choukse, Zhang, Shah, Goiri, Maleki, Bianchini: Splitwise: Efficient Generative LLM Inference "
     "Using Phase Splitting, ISCA 2024 (Azure/AzurePublicDataset, AzureLLMInferenceTrace 2023)"

@@ -11,15 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
-from wattmeter.counter import JouleCounter
-from wattmeter.edges import EdgeClock
-from wattmeter.knots import Knot
-from wattmeter.ledger import DeviceLedger
-from wattmeter.meter import Reading
+
+from wattmeter.metering.counter import CounterUpdate, EnergyCounter
+from wattmeter.metering.phase_lock import PhaseLock
+from wattmeter.metering.sampler import ReadLimit
+from wattmeter.metering.timeline import EnergyTimeline
+from wattmeter.meters.base import Reading
 from wattmeter.meters.recorded import RecordedMeter
-from wattmeter.selftest import recorded_selftest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from recorded_selftest import recorded_selftest
 
 SECOND = 1_000_000_000
 START_NS = 100 * SECOND
@@ -53,34 +58,38 @@ class Counter:
         row = int(np.searchsorted(self.times_ns, time_ns, side="right")) - 1
         return float(self.joules[max(row, 0)])
 
-    def ledger(self) -> DeviceLedger:
+    def timeline(self) -> EnergyTimeline:
         """All updates, at their times."""
-        ledger = DeviceLedger()
+        timeline = EnergyTimeline()
         for time_ns, joules in zip(self.times_ns.tolist(), self.joules.tolist(), strict=True):
-            ledger.add_knot(Knot(time_ns, time_ns, joules))
-        return ledger
+            timeline.add_update(CounterUpdate(time_ns, time_ns, joules))
+        return timeline
 
 
-def ten_a_second(source: Counter, *, follow: bool, seed: int = 1) -> tuple[DeviceLedger, float]:
-    """(the ledger of ten reads a second, reads a second): at the counter's updates, or every 100 ms.
+def ten_a_second(source: Counter, *, follow: bool, seed: int = 1) -> tuple[EnergyTimeline, float]:
+    """(the timeline of ten reads a second, reads a second): at the counter's updates, or every 100 ms.
 
     A read takes CALL_NS, as on the H200; the value is taken at any moment of it.
     """
     chance = random.Random(seed)
-    clock = EdgeClock(PERIOD_SECONDS) if follow else None
-    ledger, counter = DeviceLedger(), JouleCounter("ten", edges=clock)
+    clock = PhaseLock(PERIOD_SECONDS) if follow else None
+    limit = ReadLimit(round(PERIOD_SECONDS * 1e9))
+    timeline, counter = EnergyTimeline(), EnergyCounter("ten", phase_lock=clock)
     now, reads = START_NS + chance.randrange(SECOND), []
     while now < source.times_ns[-1]:
         joules = source.at(now + chance.randrange(CALL_NS))
         middle = now + CALL_NS // 2
         reading = Reading("ten", middle, middle * 1e-9, energy_joules=joules, within_seconds=0.5e-9 * CALL_NS)
-        for knot in counter.add(reading):
-            ledger.add_knot(knot)
+        for update in counter.add(reading):
+            timeline.add_update(update)
         reads.append(now)
-        least = reads[-10] + 980_000_000 if len(reads) >= 10 else 0
-        target = clock.next_read_ns(middle, least) if clock is not None else max(now + SECOND // 10, least)
+        least = limit.read_at(now)
+        if clock is None:
+            target = max(now + SECOND // 10, least)
+        else:
+            target = clock.next_read_ns(middle, least, call_ns=CALL_NS)
         now = max(target, now + CALL_NS) + round(chance.expovariate(1 / 200_000))
-    return ledger, len(reads) / ((reads[-1] - reads[0]) * 1e-9)
+    return timeline, len(reads) / ((reads[-1] - reads[0]) * 1e-9)
 
 
 def main() -> None:
@@ -93,10 +102,10 @@ def main() -> None:
     source = Counter(meter)
     late = 1e3 * source.residual_seconds
     print(f"\n{len(source.joules)} updates on a grid of 100 ms, rows up to {late:.1f} ms late")
-    truth, chance = source.ledger(), random.Random(7)
+    truth, chance = source.timeline(), random.Random(7)
     begin, end = int(source.times_ns[0]) + 3 * SECOND, int(source.times_ns[-1]) - 2 * SECOND
     for follow in (True, False):
-        ledger, rate = ten_a_second(source, follow=follow)
+        timeline, rate = ten_a_second(source, follow=follow)
         print(f"\n{'at its updates' if follow else 'every 100 ms'}, {rate:.2f} reads/s")
         print("window   mean J   rms difference J   %      stated J (rms)   within 2 stated")
         for seconds in WINDOWS_SECONDS:
@@ -106,7 +115,7 @@ def main() -> None:
             rows = []
             for _ in range(WINDOWS):
                 start = chance.randrange(begin, end - length)
-                seen, full = ledger.energy(start, start + length), truth.energy(start, start + length)
+                seen, full = timeline.energy(start, start + length), truth.energy(start, start + length)
                 assert seen.joules is not None
                 assert full.joules is not None
                 assert seen.uncertainty_joules is not None

@@ -1,4 +1,4 @@
-"""The table of docs/real-traces.md from the run directories that real_traces.sh wrote.
+"""The table of docs/research/real-traces.md from the run directories that real_traces.sh wrote.
 
 python benchmarks/real_traces_table.py OUT
 """
@@ -25,12 +25,18 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("mean power (modelled)", lambda r: f"{r['energy']['mean_watts']:.0f} W"),
     ("energy of the window (modelled)", lambda r: f"{r['energy']['total_joules'] / 1000:.1f} kJ"),
     ("idle / prefill / decode / unattributed", lambda r: split(r["energy"])),
-    ("**joules a request** (modelled), 95 % interval", lambda r: interval(r["energy"]["per_request_joules"])),
-    ("joules a request finished in the window (modelled)", lambda r: f"{finished(r):.1f}"),
+    (
+        "**joules per request** (modelled), 95 % interval",
+        lambda r: interval(r["energy"]["per_request_joules"]),
+    ),
+    ("joules per request finished in the window (modelled)", lambda r: f"{finished(r):.1f}"),
     ("notes", lambda r: "; ".join(r["notes"]) or "none"),
-    ("joules an output token (modelled)", lambda r: f"{r['energy']['per_output_token_joules']:.3f}"),
-    ("joules a token (modelled)", lambda r: f"{r['energy']['per_token_joules']:.4f}"),
-    ("own joules of a request p50 / p90 / p99 (modelled)", lambda r: own(r["energy"]["per_request_joules"])),
+    ("joules per output token (modelled)", lambda r: f"{r['energy']['per_output_token_joules']:.3f}"),
+    ("joules per token (modelled)", lambda r: f"{r['energy']['per_token_joules']:.4f}"),
+    (
+        "attributed joules per request, p50 / p90 / p99 (modelled)",
+        lambda r: own(r["energy"]["per_request_joules"]),
+    ),
     ("conservation error", lambda r: f"{r['energy']['accounting']['conservation_error_fraction']:.1e}"),
     ("detectable difference of two such runs", lambda r: detectable(r["energy"]["statistics"])),
     ("flags", lambda r: ", ".join(r["energy"]["flags"]) or "none"),

@@ -31,7 +31,7 @@ def imbalance(window: dict[str, Any]) -> float:
     """|idle + prefill + decode + unattributed - counter| / counter of one answer of /energy."""
     parts = window["attributed_joules"]
     total: float = window["total_joules"]
-    whole = window["idle_joules"] + parts["prefill"] + parts["decode"] + window["unattributed_joules"]
+    whole: float = window["idle_joules"] + parts["prefill"] + parts["decode"] + window["unattributed_joules"]
     return abs(whole - total) / total
 
 
@@ -40,7 +40,8 @@ def books_against_counter(url: str, start: float, end: float) -> float:
     (device,) = get(f"{url}/energy/series?start={start}&end={end}")["devices"]
     times, joules = device["unix_seconds"], device["joules"]
     booked: float = get(f"{url}/energy?start={times[0]}&end={times[-1]}")["total_joules"]
-    return booked / (joules[-1] - joules[0]) - 1.0
+    counted: float = joules[-1] - joules[0]
+    return booked / counted - 1.0
 
 
 def resident_mib(pid: int) -> float:

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wattserve.virtual_gpu.profile import load_profile
+from wattserve.sim.profile import load_profile
 
 OUTPUT_TOKENS = 64
 PROMPT_TOKENS = 32

@@ -48,32 +48,36 @@ def child(code: str, *arguments: str) -> dict[str, float]:
 LOAD = """
 import json, re, sys, time
 from pathlib import Path
-from wattload import schedule, traces
+from wattload import traces
+from wattload.schedule.build import build_schedule
 # Not ru_maxrss, which a process inherits from the one that started it.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
 start = time.perf_counter()
 trace = traces.load(sys.argv[1])
 loaded = time.perf_counter()
-planned = schedule.build(trace, rate="1000x")
+planned = build_schedule(trace, rate="1000x")
 built = time.perf_counter()
 after = peak()
 print(json.dumps({"rows": len(trace), "load_seconds": loaded - start, "build_seconds": built - loaded,
                   "before_mb": before / 1024, "after_mb": after / 1024, "planned": len(planned)}))
 """
 
-LOAD_ONLY = LOAD.replace('planned = schedule.build(trace, rate="1000x")', "planned = []")
+LOAD_ONLY = LOAD.replace('planned = build_schedule(trace, rate="1000x")', "planned = []")
 
 
 def prompt_cost(tokens: int, kind: str) -> float:
     """Microseconds a prompt of `tokens` tokens as JSON."""
-    from wattload import prompts, schedule, traces
-    from wattload.tokenizer import CANDIDATES, WordPool, with_words
+    from wattload import traces
+    from wattload.prompts.tokenizer import CANDIDATES, WordPool
+    from wattload.schedule import content as prompts
+    from wattload.schedule.build import build_schedule
+    from wattload.schedule.text import with_words
     from wattload.traces.trace import PrefixBlocks
 
     trace = traces.load("conv").take(np.arange(1000))
     trace.prompt_tokens[:] = tokens
-    planned = schedule.build(trace, "offline", requests=1000)
+    planned = build_schedule(trace, "offline", requests=1000)
     planned.prompt_tokens[:] = tokens
     if kind == "text":
         planned = with_words(planned, WordPool(CANDIDATES, 1))

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
-from wattload import traces, workloads
-from wattload.traces.statistics import dispersion
+
+from wattload import traces
+from wattload.traces import embedded as workloads
+from wattload.traces.describe import dispersion
 from wattload.traces.trace import Trace
 
 SEEDS = range(8)
@@ -83,7 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     real = {
         name: traces.load(arguments.directory / f"AzureLLMInferenceTrace_{name}.csv")
-        for name in workloads.NAMES
+        for name in ("conv", "code")
     }
     for name, trace in real.items():
         compare(name, trace)

@@ -1,6 +1,10 @@
 """What a step record costs: time on the engine's own thread, and on the recorder's thread, a step.
 
-    python benchmarks/vllm_records.py [--requests 1 64 256 1024] [--steps 400] [--json FILE]
+    python benchmarks/vllm_records.py [--requests 1 64 256 1024] [--steps 400] [--engine SECONDS]
+
+With `--engine` a thread takes steps as an engine's does (2 ms of Python, then 5 ms in which it waits for the
+device), and counted is how often it loses the interpreter lock to the recorder in the first part. To compare
+with an older version put its `server` folder on PYTHONPATH.
 
 The scheduler outputs are objects of vLLM's own classes where vLLM is installed, and stand-ins with the same
 fields where it is not; the output says which. Each size is measured twice: with the same requests in every
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import time
@@ -18,9 +23,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from wattserve.vllm.records import StepRecorder
+from wattserve.vllm.recorder import StepRecorder
 
 STEPS_A_FLUSH = 8  # 50 ms of 6 ms steps
+ENGINE_BUSY_NS = 2_000_000
+ENGINE_WAITS_SECONDS = 0.005
 
 
 def classes() -> tuple[Any, Any, Any, str]:
@@ -91,7 +98,12 @@ def made_steps(requests: int, steps: int, *, churn: bool) -> list[Any]:
 def measure(requests: int, steps: int, *, churn: bool) -> dict[str, Any]:
     """Microseconds a step: median and 99th percentile on the engine's thread, mean on the recorder's."""
     sent: list[int] = []
-    recorder = StepRecorder(lambda message: not sent.append(len(message)))
+
+    def send(message: list[bytes]) -> bool:
+        sent.append(sum(map(len, message)))
+        return True
+
+    recorder = StepRecorder(send)
     on_engine, on_recorder = [], []
     outputs = made_steps(requests, steps, churn=churn)
     for start in range(0, steps, STEPS_A_FLUSH):
@@ -100,9 +112,10 @@ def measure(requests: int, steps: int, *, churn: bool) -> dict[str, Any]:
             recorder.launched(output)
             recorder.ended(output, time.monotonic_ns(), None)
             on_engine.append(time.perf_counter_ns() - begin)
-        begin = time.perf_counter_ns()
+        # CPU time: other work on the machine must not count.
+        begin = time.thread_time_ns()
         recorder.flush()
-        on_recorder.append(time.perf_counter_ns() - begin)
+        on_recorder.append(time.thread_time_ns() - begin)
     return {
         "running_requests": requests,
         "requests_change": churn,
@@ -113,12 +126,59 @@ def measure(requests: int, steps: int, *, churn: bool) -> dict[str, Any]:
     }
 
 
+def hand_overs(outputs: list[Any], recorder: StepRecorder) -> int:
+    """How often the engine's thread lost the interpreter lock to the recorder in the Python part of a step.
+
+    A thread that waits for a lock gives its core back by itself, which the kernel counts apart from what a
+    busy machine takes from it.
+    """
+    lost = 0
+    for number, output in enumerate(outputs):
+        used = time.thread_time_ns()
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        recorder.launched(output)
+        while time.thread_time_ns() - used < ENGINE_BUSY_NS:
+            sum(range(100))
+        lost += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+        time.sleep(ENGINE_WAITS_SECONDS)
+        finished: Any = {"gone"} if number % 5 == 0 else ()
+        recorder.ended(output, time.monotonic_ns(), None, finished=finished)
+    return lost
+
+
+def beside_an_engine(seconds: float, requests: int) -> dict[str, Any]:
+    """Hand-overs of the interpreter lock per 100 steps of which each fifth ends a request, and messages."""
+    outputs = made_steps(requests, max(100, round(seconds / 0.007)), churn=False)
+    messages = 0
+
+    def send(message: list[bytes]) -> bool:
+        nonlocal messages
+        messages += 1
+        return True
+
+    recorder = StepRecorder(send)
+    recorder.start()
+    lost = hand_overs(outputs, recorder)
+    recorder.stop()
+    return {
+        "running_requests": requests,
+        "steps": len(outputs),
+        "hand_overs_per_100_steps": 100.0 * lost / len(outputs),
+        "messages_per_100_steps": 100.0 * messages / len(outputs),
+    }
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--engine", type=float, metavar="SECONDS", help="measure beside an engine's thread")
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 64, 256, 1024])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.engine:
+        for requests in options.requests:
+            print(json.dumps(beside_an_engine(options.engine, requests)), flush=True)
+        return 0
     print(f"scheduler outputs: {classes()[3]}; Python {sys.version.split()[0]}; microseconds a step")
     print(
         f"{'running':>8} {'change':>7} {'engine p50':>11} {'engine p99':>11} {'recorder mean':>14} {'sum':>7}"

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from wattmeter.attribution import attribute
-from wattmeter.fit import Intervals, fit_model, intervals_of, predict
-from wattmeter.groupshares import group_factors
-from wattmeter.padding import VLLM_PADDING, Padding
-from wattmeter.recording import CounterSeries, Recording, between
-from wattmeter.replayedcounter import updates
-from wattmeter.stepmodel import F64, StepEnergyModel
-from wattmeter.steps import I64, StepBatch
+from replayed_counter import updates
+
+from wattmeter.arrays import F64, I64, sum_by
+from wattmeter.attribution.shapley import group_factors
+from wattmeter.attribution.split import attribute
+from wattmeter.energy_model.fit import Intervals, fit_model, intervals_of, predict
+from wattmeter.energy_model.step_model import VLLM_PADDING, Experts, Padding, StepModel
+from wattmeter.steps.batch import StepBatch
+from wattmeter.steps.recording import CounterSeries, Recording
 
 _UPDATES: dict[int, tuple[CounterSeries, I64, F64]] = {}
 
@@ -50,6 +51,7 @@ class Evaluation:
     group_of: Mapping[str, str]
     arrivals: Mapping[str, float]
     idle_watts: float
+    experts: Experts | None = None
 
     @property
     def padding(self) -> Padding:
@@ -74,8 +76,8 @@ class Evaluation:
         return self.joules(window.start_seconds, window.end_seconds) - self.idle_watts * window.seconds
 
     def steps(self, window: Window) -> StepBatch:
-        return between(
-            self.recording.steps, round(window.start_seconds * 1e9), round(window.end_seconds * 1e9)
+        return self.recording.steps.between(
+            round(window.start_seconds * 1e9), round(window.end_seconds * 1e9)
         )
 
     def intervals(self, windows: Sequence[Window], every_seconds: float = 1.0) -> Intervals:
@@ -89,17 +91,21 @@ class Evaluation:
             inside = inside[np.flatnonzero(np.diff(stretch, prepend=-1) > 0)]
             edges, values = when[inside], what[inside]
             above = np.diff(values) - self.idle_watts * np.diff(edges) * 1e-9
-            parts.append(intervals_of(self.steps(window), edges, above, padding=self.padding))
+            steps = self.steps(window)
+            parts.append(intervals_of(steps, edges, above, padding=self.padding, experts=self.experts))
         return joined(parts)
 
 
 def joined(parts: Sequence[Intervals]) -> Intervals:
     """All of them, in order; they must be padded alike."""
-    columns = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("joules", "seconds", "busy_seconds", "features")
+    return Intervals(
+        joules=np.concatenate([part.joules for part in parts]),
+        seconds=np.concatenate([part.seconds for part in parts]),
+        busy_seconds=np.concatenate([part.busy_seconds for part in parts]),
+        features=np.concatenate([part.features for part in parts]),
+        padding=parts[0].padding,
+        experts=parts[0].experts,
     )
-    return Intervals(*columns, parts[0].padding)
 
 
 def measured_shapley(data: Evaluation, tenants: Sequence[str]) -> tuple[F64, F64]:
@@ -126,17 +132,17 @@ def measured_shapley(data: Evaluation, tenants: Sequence[str]) -> tuple[F64, F64
     return value, np.sqrt(variance)
 
 
-def fit_on(data: Evaluation, windows: Sequence[Window]) -> StepEnergyModel:
+def fit_on(data: Evaluation, windows: Sequence[Window]) -> StepModel:
     return fit_intervals(data.intervals(windows))
 
 
-def fit_intervals(intervals: Intervals, power_limit_watts: float | None = None) -> StepEnergyModel:
+def fit_intervals(intervals: Intervals, power_limit_watts: float | None = None) -> StepModel:
     """`power_limit_watts`: what the device may draw above idle, where it tells."""
     busy = intervals.where(np.flatnonzero(intervals.features[:, 0] > 0))
     return fit_model(busy, power_limit_watts=power_limit_watts)
 
 
-def rules(data: Evaluation, window: Window, tenants: Sequence[str], model: StepEnergyModel) -> dict[str, F64]:
+def rules(data: Evaluation, window: Window, tenants: Sequence[str], model: StepModel) -> dict[str, F64]:
     """Joules above idle that each rule gives each tenant in a window; every rule gives the counter's sum."""
     steps = data.steps(window)
     total = data.above_idle(window)
@@ -148,10 +154,11 @@ def rules(data: Evaluation, window: Window, tenants: Sequence[str], model: StepE
     of_entry = groups[steps.request]
 
     def by_tenant(values: F64) -> F64:
-        return np.bincount(of_entry, weights=values, minlength=len(tenants))
+        return sum_by(of_entry, values, len(tenants))
 
     def in_proportion(weights: F64) -> F64:
-        return total * weights / weights.sum()
+        share: F64 = total * weights / weights.sum()
+        return share
 
     tokens = (steps.prefill_tokens + steps.decode_tokens).astype(float)
     running = np.bincount(steps.step, minlength=len(steps))
@@ -167,8 +174,7 @@ def rules(data: Evaluation, window: Window, tenants: Sequence[str], model: StepE
 
     def ours(**options: object) -> F64:
         split = attribute(steps, edges_ns, above, model, **options)  # type: ignore[arg-type]
-        given = np.bincount(groups, weights=split.request_joules, minlength=len(tenants))
-        return given[: len(tenants)]
+        return sum_by(groups, split.request_joules, len(tenants))
 
     factors = group_factors(steps, groups, model, arrivals=data.arrivals or None)
     return {
@@ -181,13 +187,13 @@ def rules(data: Evaluation, window: Window, tenants: Sequence[str], model: StepE
         "a step's energy, by scheduled tokens": in_proportion(
             by_tenant((step_seconds / scheduled)[steps.step] * tokens)
         ),
-        "ours, requests as players": ours(),
-        "ours, tenants as players, closed form": ours(groups=groups),
-        "ours, tenants as players, coalitions replayed": ours(groups=groups, group_factors=factors),
+        "wattload, requests as players": ours(),
+        "wattload, tenants as players, closed form": ours(groups=groups),
+        "wattload, tenants as players, subsets replayed": ours(groups=groups, group_factors=factors),
     }
 
 
-def error_table(data: Evaluation, tenants: Sequence[str], model: StepEnergyModel) -> list[str]:
+def error_table(data: Evaluation, tenants: Sequence[str], model: StepModel) -> list[str]:
     """The errors of all rules on the windows with all tenants, in per cent, as a Markdown table."""
     value, deviation = measured_shapley(data, tenants)
     joint = [window for window in data.windows if len(window.tenants) == len(tenants)]
@@ -226,7 +232,7 @@ class PredictionError:
 
 
 def prediction_error(
-    data: Evaluation, windows: Sequence[Window], model: StepEnergyModel, every_seconds: float = 1.0
+    data: Evaluation, windows: Sequence[Window], model: StepModel, every_seconds: float = 1.0
 ) -> PredictionError:
     intervals = data.intervals(windows, every_seconds)
     intervals = intervals.where(np.flatnonzero(intervals.features[:, 0] > 0))

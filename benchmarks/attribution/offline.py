@@ -3,7 +3,7 @@
     python benchmarks/attribution/offline.py RECORDINGS
 
 RECORDINGS holds `tenants/` and `rates/` (nvml.csv.gz, steps.jsonl.gz, recs.json.gz each). Prints the tables
-of docs/attribution.md. A model is never judged on windows that it was fitted on.
+of docs/explanation/attribution.md. A model is never judged on windows that it was fitted on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from pathlib import Path
 
 import numpy as np
 from evaluate import Evaluation, Window, error_table, fit_on, prediction_error
-from wattmeter.attribution import attribute
-from wattmeter.groupshares import group_factors
-from wattmeter.onlinefit import OnlineFit
-from wattmeter.priormodel import PRIOR_MODEL
-from wattmeter.recording import Recording, between, read_lines
-from wattmeter.stepmodel import ENERGY_TERMS, StepEnergyModel
+
+from wattmeter.attribution.shapley import group_factors
+from wattmeter.attribution.split import attribute
+from wattmeter.energy_model.online_fit import OnlineFit
+from wattmeter.energy_model.step_model import ENERGY_TERMS, PRIOR_MODEL, StepModel
+from wattmeter.steps.recording import Recording
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
+from line_recording import read_lines
 
 BOARD_LIMIT_WATTS = 700.0
 
@@ -58,7 +61,7 @@ def load(folder: Path) -> Evaluation:
     return Evaluation(recording, windows, group_of, arrivals, idle_watts(recording))
 
 
-def online(data: Evaluation, prior: StepEnergyModel) -> str:
+def online(data: Evaluation, prior: StepModel) -> str:
     """The online fit over the whole recording, second by second: errors of what it predicted beforehand."""
     fit = OnlineFit(prior)
     steps = data.recording.steps
@@ -68,7 +71,7 @@ def online(data: Evaluation, prior: StepEnergyModel) -> str:
     trusted_after, busy = None, 0
     start = time.perf_counter()
     for row in range(len(edges) - 1):
-        piece = between(steps, int(edges[row]), int(edges[row + 1]))
+        piece = steps.between(int(edges[row]), int(edges[row + 1]))
         if len(piece) == 0:
             continue
         busy += 1

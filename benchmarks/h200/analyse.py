@@ -1,4 +1,4 @@
-"""Tables and plots of docs/validation.md from what the experiments left behind.
+"""Tables and plots of docs/research/validation.md from what the experiments left behind.
 
     python benchmarks/h200/analyse.py FOLDER... [--plots DIR]
 
@@ -32,10 +32,11 @@ from evaluate import (
     prediction_error,
     updates_of,
 )
-from wattmeter.fit import Intervals, predict
-from wattmeter.recording import Recording, read
-from wattmeter.replay import EngineLimits, Jobs, limits_of, replay
-from wattmeter.stepmodel import StepEnergyModel
+
+from wattmeter.energy_model.batching import EngineLimits, Jobs, limits_of, replay
+from wattmeter.energy_model.fit import Intervals, predict
+from wattmeter.energy_model.step_model import StepModel
+from wattmeter.steps.recording import Recording, read
 
 TENANTS = ("code", "conv", "long")
 # A window goes on so long after its last answer (experiments.py).
@@ -192,7 +193,7 @@ class Marginal:
         return 100 * (self.replayed / self.measured - 1), 100 * (self.stepped / self.measured - 1)
 
 
-def predicted_joules(data: Evaluation, windows: Sequence[Window], model: StepEnergyModel) -> float:
+def predicted_joules(data: Evaluation, windows: Sequence[Window], model: StepModel) -> float:
     """Predicted joules above idle of whole windows; what lies outside the first and last edge as it was."""
     total = 0.0
     for window in windows:
@@ -201,7 +202,7 @@ def predicted_joules(data: Evaluation, windows: Sequence[Window], model: StepEne
     return total
 
 
-def marginals(experiment: Experiment, model: StepEnergyModel, limits: EngineLimits) -> list[Marginal]:
+def marginals(experiment: Experiment, model: StepModel, limits: EngineLimits) -> list[Marginal]:
     """Measured against predicted joules of the extra copies: windows with them less those without.
 
     A window without is served every third time; what it would have used at the time of a window with copies
@@ -245,7 +246,7 @@ def marginals(experiment: Experiment, model: StepEnergyModel, limits: EngineLimi
     ]
 
 
-def run_error(data: Evaluation, window: Window, model: StepEnergyModel) -> float:
+def run_error(data: Evaluation, window: Window, model: StepModel) -> float:
     """Predicted over counted joules of a whole window, idle included, less 1."""
     counted = data.joules(window.start_seconds, window.end_seconds)
     return (predicted_joules(data, [window], model) - data.above_idle(window)) / counted
@@ -293,7 +294,7 @@ class PhaseRow:
         return 100 * (self.predicted / self.measured - 1)
 
 
-def phase_rows(experiment: Experiment, model: StepEnergyModel) -> list[PhaseRow]:
+def phase_rows(experiment: Experiment, model: StepModel) -> list[PhaseRow]:
     found = []
     for kind in dict.fromkeys(window.name.split("#")[0] for window in experiment.data.windows):
         windows = [w for w in experiment.data.windows if w.name.split("#")[0] == kind]
@@ -307,7 +308,7 @@ def phase_rows(experiment: Experiment, model: StepEnergyModel) -> list[PhaseRow]
     return found
 
 
-def phase_table(experiment: Experiment, model: StepEnergyModel) -> None:
+def phase_table(experiment: Experiment, model: StepModel) -> None:
     print("| phase | tokens | measured | predicted from mixed traffic | error |")
     print("|---|---|---|---|---|")
     for row in phase_rows(experiment, model):
@@ -358,7 +359,7 @@ def window_table(experiments: Mapping[str, Experiment], others: Mapping[str, Seq
     print()
 
 
-def window_line(experiment: Experiment, model: StepEnergyModel) -> str:
+def window_line(experiment: Experiment, model: StepModel) -> str:
     data = experiment.data
     runs = [run_error(data, window, model) for window in data.windows]
     return (

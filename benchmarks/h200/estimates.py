@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from wattload.compare import load
-from wattload.estimates.beside import estimates
+
+from wattload.analysis.compute import load_run
+from wattload.estimates.calibration_file import load_profile
 from wattload.estimates.online import simulate
-from wattload.estimates.profile import load_profile
-from wattload.estimates.stepcost import fit
-from wattload.rundir import RunDir
+from wattload.estimates.section import estimates
+from wattload.estimates.step_cost import TERMS, fit
+from wattload.rundir.directory import RunDir
 
 KEPT = Path(__file__).resolve().parent / "results" / "estimates"
 RATES = {"conv": (2, 5, 10, 16, 22, 28, 34), "code": (2, 6, 12, 20, 28, 36)}
@@ -34,15 +36,15 @@ KEYS = (
     "roofline",
 )
 HEAD = (
-    "| workload, asked | J a request, measured | power | TTFT p50 | online | binned, offline "
-    "| FLOPs × TDP dense | sparse | utilisation × TDP | 0.0935 J a token | 0.24 Wh a prompt | bound |"
+    "| workload, target rate | J/request, measured | power | TTFT p50 | online | binned, offline "
+    "| FLOPs × TDP dense | sparse | utilisation × TDP | 0.0935 J/token | 0.24 Wh per prompt | bound |"
 )
 
 
 def row(workload: str, rate: int) -> tuple[str, dict[str, float]]:
     """A line of the table, and each estimate over the measurement by its key."""
-    run = load(RunDir.open(KEPT / f"{workload}-{rate}"))
-    energy, latency = run.json.energy, run.json.latency
+    run = load_run(KEPT / f"{workload}-{rate}")
+    energy, latency = run.energy, run.latency
     each, first_token = energy.per_request_joules, latency.ttft_seconds
     if energy.total_joules is None or energy.mean_watts is None or each is None or first_token is None:
         raise SystemExit(f"{run.name}: has no energy or no completed request")
@@ -68,9 +70,9 @@ def with_meter_joules(workload: str, rate: int) -> tuple[float, float]:
     profile = load_profile(KEPT / "profile.json")
     profiled = fit(profile)
     said = (RunDir.open(KEPT / "conv-2").load_capture().energy_probe or {})["model"]
-    names = ("fixed", "prefill_token", "attention_pair", "decode_token", "context_token")
-    metered = replace(profiled, joules=np.array([said[f"{name}_joules"] for name in names], np.float64))
-    run = load(RunDir.open(KEPT / f"{workload}-{rate}"))
+    joules: dict[str, Any] = {f"{name}_joules": float(said[f"{name}_joules"]) for name in TERMS}
+    metered = replace(profiled, model=replace(profiled.model, **joules))
+    run = load_run(KEPT / f"{workload}-{rate}")
     requests, begin, window = run.data.requests, run.data.capture.started_unix, run.data.window
     served = requests.completed
     errors = []
@@ -84,8 +86,8 @@ def with_meter_joules(workload: str, rate: int) -> tuple[float, float]:
             max_batched_tokens=profile.max_batched_tokens,
             max_seqs=profile.max_seqs,
         )
-        joules = done.window_joules(window.start_unix - begin, window.end_unix - begin)
-        errors.append(joules / (run.json.energy.total_joules or float("nan")) - 1)
+        total = done.window_joules(window.start_unix - begin, window.end_unix - begin)
+        errors.append(total / (run.energy.total_joules or float("nan")) - 1)
     return errors[0], errors[1]
 
 
@@ -93,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--meter-joules", action="store_true")
     if parser.parse_args().meter_joules:
-        print("| workload, asked | online, the profile's joules | the meter's joules |\n|---|---|---|")
+        print("| workload, target rate | online, the profile's joules | the meter's joules |\n|---|---|---|")
         for workload, rates in RATES.items():
             for rate in rates:
                 before, after = with_meter_joules(workload, rate)

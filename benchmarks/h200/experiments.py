@@ -1,4 +1,4 @@
-"""The validation experiments of docs/validation.md: traffic for a server that records its steps and readings.
+"""The experiments of docs/research/validation.md: traffic for a server that records its steps and readings.
 
     python benchmarks/h200/experiments.py NAME --url http://127.0.0.1:PORT --out FILE.json.gz [--scale X]
 
@@ -96,6 +96,30 @@ DRAWS = {
         ),
         ((768, 20.0), (3000, 6.0)),
         (16, 96),
+    ),
+    3: Draw(
+        {
+            "code": ((1700, 0.65, 6500), (17, 0.8, 140)),
+            "conv": ((800, 0.75, 4000), (170, 0.65, 600)),
+            "long": ((120, 0.55, 500), (410, 0.4, 900)),
+        },
+        {
+            "low": {"code": 2.2, "conv": 1.2, "long": 0.55},
+            "high": {"code": 4.0, "conv": 3.5, "long": 1.5},
+        },
+        {"low": 48611, "high": 15239, "steady": 7703},
+        {"conv": 2.7, "code": 0.4, "long": 0.5},
+        (
+            (600, 56, 55),
+            (1800, 20, 22),
+            (3500, 10, 14),
+            (112, 224, 45),
+            (960, 112, 32),
+            (56, 36, 195),
+            (288, 448, 18),
+        ),
+        ((896, 18.0), (3500, 5.5)),
+        (12, 64),
     ),
 }
 DUPLICATE_SECONDS = 10.0
@@ -238,7 +262,7 @@ async def run(name: str, url: str, out: Path, scale: float, draw: int) -> None:
     idle_start = time.time()
     await asyncio.sleep(6.0 * min(scale, 1.0) + 1.0)
     idle = {"name": "idle", "start_unix": idle_start + 1.0, "end_unix": time.time(), "requests": []}
-    windows = [idle]
+    windows: list[dict[str, Any]] = [idle]
     for window, plan in PLANS[name](DRAWS[draw], scale):
         windows.append(await play(endpoint, window, plan, calm_seconds=CALM_SECONDS))
     result: dict[str, Any] = {"schema": "wattload.experiment/1", "experiment": name, "scale": scale}

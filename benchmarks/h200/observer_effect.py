@@ -34,9 +34,10 @@ import numpy as np
 import traffic
 from paired import blocks_of, compared, line
 from streaming import StreamError, at_once, constant, figures, play
-from wattmeter.account import Account
-from wattmeter.meter import Meter
+
 from wattmeter.meters import open_meter
+from wattmeter.meters.base import Meter
+from wattmeter.monitor.energy_monitor import EnergyMonitor
 
 ARMS = ("metered", "plain")
 SCHEMA = "wattload.observer_effect/2"
@@ -49,9 +50,9 @@ class Reader:
     just after the counter's updates."""
 
     def __init__(self, meter: Meter | None) -> None:
-        self._account: Account | None = None
+        self._account: EnergyMonitor | None = None
         if meter is not None:
-            self._account = Account(meter, model="", measure_idle=False, fit_online=False)
+            self._account = EnergyMonitor(meter, model="", measure_idle=False, fit_online=False)
             self._account.start()
 
     def joules(self, start_unix: float, end_unix: float) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class Reader:
         deadline = time.time() + COVERED_SECONDS
         while True:
             answer = self._account.window_energy(start_unix, end_unix)
-            flags = sorted({flag.value for device in answer.devices for flag in device.flags})
+            flags = sorted({flag for device in answer.devices for flag in device.flags})
             if not flags or time.time() > deadline:
                 break
             time.sleep(0.05)

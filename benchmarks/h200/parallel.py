@@ -29,8 +29,9 @@ import traffic
 from counters import Counters
 from experiments import settled
 from traffic import Endpoint, Planned, Sent, play
-from wattmeter import recording
-from wattmeter.steps import StepBatch
+
+from wattmeter.steps import recording
+from wattmeter.steps.batch import StepBatch
 
 IDLE_SECONDS = 5.0
 CALM_SECONDS = 1.5

@@ -1,4 +1,4 @@
-"""Energy per request against arrival rate: tables and plots of docs/validation.md, from rates.py's output.
+"""Energy per request against rate: tables and plots of docs/research/validation.md, from rates.py's output.
 
     python benchmarks/h200/rate_tables.py FOLDER [--plots DIR]
 
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from analyse import BOARD_WATTS, Experiment, intervals, load, load_tests, loads_intervals
 from evaluate import Evaluation, fit_intervals, joined, prediction_error, updates_of
-from wattmeter.recording import Recording, read
+
+from wattmeter.steps.recording import Recording, read
 
 # Okabe and Ito: told apart with every kind of colour vision.
 OWN, WHOLE, POWER = "#0072B2", "#D55E00", "#009E73"

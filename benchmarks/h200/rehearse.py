@@ -18,12 +18,13 @@ from pathlib import Path
 
 import uvicorn
 from experiments import PLANS, run
-from wattmeter.meter import Reading
-from wattmeter.padding import NO_PADDING
-from wattmeter.recording import RecordingWriter
-from wattmeter.steps import StepBatch
-from wattserve.sim import Simulator
-from wattserve.virtual_gpu.profile import load_profile
+
+from wattmeter.energy_model.step_model import NO_PADDING
+from wattmeter.meters.base import Reading
+from wattmeter.steps.batch import StepBatch
+from wattmeter.steps.recording import RecordingWriter
+from wattserve.sim.app import Simulator
+from wattserve.sim.profile import load_profile
 
 
 def serve(out: Path) -> tuple[uvicorn.Server, RecordingWriter, str]:
@@ -59,10 +60,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(sorted(PLANS)))
     parser.add_argument("--scale", type=float, default=0.3)
+    parser.add_argument("--draw", type=int, default=2)
     options = parser.parse_intermixed_args()
     server, writer, url = serve(options.out)
     for name in options.names or sorted(PLANS):
-        asyncio.run(run(name, url, options.out / f"{name}.json.gz", options.scale, draw=2))
+        asyncio.run(run(name, url, options.out / f"{name}.json.gz", options.scale, draw=options.draw))
     server.should_exit = True
     time.sleep(1.0)
     writer.close()

@@ -12,8 +12,9 @@ import sys
 import threading
 
 import torch
+
 from wattmeter.meters import open_meter
-from wattmeter.selftest import run_selftest
+from wattmeter.selftest.sensor_test import run_selftest
 
 
 class Load:

@@ -1,8 +1,8 @@
-"""How far the server's own books are off where the mix of tenants changes: its rule over the kept recording.
+"""How far the server's division is off where the mix of tenants changes: its rule over the kept recording.
 
     python benchmarks/h200/steady_mix.py FOLDER
 
-The books as a server keeps them (readings, step records and requests come in as time passes; every 250 ms
+The division as a server makes it (readings, step records and requests come in as time passes; every 250 ms
 what is known by then is settled), over the experiments as they were: another subset of the tenants is served
 every 18 s. One step model throughout, fitted on the other experiments. Prints, in Markdown, the error of each
 joint run's division against the measured Shapley value, and how long a second waited at most for its own.
@@ -17,99 +17,88 @@ from pathlib import Path
 import numpy as np
 from analyse import TENANTS, intervals, load
 from evaluate import Evaluation, Window, fit_intervals, measured_shapley
-from wattmeter.devicebook import DeviceBook
-from wattmeter.idle import IdleTracker
-from wattmeter.meter import Device, Reading
-from wattmeter.recording import read
-from wattmeter.requests import RequestBook
-from wattmeter.settlement import Settlement
-from wattmeter.stepmodel import StepEnergyModel
-from wattmeter.stepqueue import StepQueue, take_steps
-from wattmeter.windows import window_energy
+
+from wattmeter.attribution.tenants import Arrival
+from wattmeter.energy_model.step_model import StepModel
+from wattmeter.metering.device import MeteredDevice
+from wattmeter.metering.idle_power import IdleTracker
+from wattmeter.meters.base import Device, Reading
+from wattmeter.monitor.settler import Collected, Progress, Settler
+from wattmeter.monitor.windows import DeviceView, History, WindowView, window_energy
+from wattmeter.steps.recording import read
 
 TICK_NS = 250_000_000
-RECORD_DELAY_NS = 300_000_000
 
 
 @dataclass
-class Books:
-    """The parts that a server's account joins, in the recording's time."""
+class Settling:
+    """The parts that a server's monitor joins, in the recording's time."""
 
     data: Evaluation
-    model: StepEnergyModel
-    now_ns: int = 0
+    model: StepModel
     longest_wait_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         device = Device("gpu", "recorded", "nvml")
-        self.device = DeviceBook(device, history_seconds=1e6, update_period_seconds=0.1)
-        self.idle = IdleTracker(self.data.idle_watts)
-        self.queue = StepQueue()
-        self.requests = RequestBook("nvml", now_ns=lambda: self.now_ns)
-        self.settlement = Settlement(
-            {"gpu": self.device.ledger}, self.requests, self.queue, self.idle, history_seconds=1e6
-        )
+        self.device = MeteredDevice(device, history_seconds=1e6, update_period_seconds=0.1)
+        self.settler = Settler(IdleTracker(self.data.idle_watts))
+        self.history = History(history_seconds=1e6)
 
     def run(self, start_seconds: float, end_seconds: float) -> None:
         steps, counter = self.data.recording.steps, self.data.counter
         last = np.zeros(len(steps.request_ids), dtype=np.int64)
         np.maximum.at(last, steps.request, steps.end_ns[steps.step])
-        events = [(round(when * 1e9), True, name) for name, when in self.data.arrivals.items()]
-        events += [
-            (int(end), False, name)
+        known = [
+            (name, int(end))
             for name, end in zip(steps.request_ids, last, strict=True)
             if name in self.data.arrivals
         ]
-        events.sort()
-        begin_ns, event = round(start_seconds * 1e9), 0
+        ends = sorted(end for _, end in known)
+        starts = sorted((round(when * 1e9), name) for name, when in self.data.arrivals.items())
+        begin_ns, started, ended = round(start_seconds * 1e9), 0, 0
         row = np.searchsorted(steps.end_ns, begin_ns)
         reading = np.searchsorted(counter.monotonic_ns, begin_ns)
         for tick in range(begin_ns, round(end_seconds * 1e9), TICK_NS):
-            while event < len(events) and events[event][0] <= tick:
-                self.now_ns, starts, name = events[event]
-                if starts:
-                    self.requests.start(name, None, self.data.group_of.get(name, ""))
-                else:
-                    self.requests.finish(name, None, None, False)
-                event += 1
+            arrivals: dict[str, Arrival | None] = {}
+            while started < len(starts) and starts[started][0] <= tick:
+                started_ns, name = starts[started]
+                arrivals[name] = Arrival(self.data.group_of.get(name, ""), started_ns)
+                started += 1
+            while ended < len(ends) and ends[ended] <= tick:
+                ended += 1
             stop = np.searchsorted(counter.monotonic_ns, tick, side="right")
             for number in range(int(reading), int(stop)):
                 when, joules = int(counter.monotonic_ns[number]), float(counter.energy_joules[number])
-                self.device.add_energy(Reading("gpu", when, when * 1e-9, energy_joules=joules))
-            ended = np.searchsorted(steps.end_ns, tick, side="right")
-            self.queue.add(take_steps(steps, int(row), int(ended)))
-            row, reading = ended, stop
-            self.now_ns = tick
-            self.settle()
-
-    def settle(self) -> None:
-        covered = self.device.ledger.covered_to_ns
-        if covered is None:
-            return
-        until = min(covered, self.now_ns - RECORD_DELAY_NS)
-        if self.requests.active and self.queue.last_end_ns is not None:
-            until = min(until, self.queue.last_end_ns)
-        while True:
-            new = self.settlement.settle(until, self.model, self.now_ns * 1e-9)
-            for piece in new:
-                wait = (self.now_ns - piece.start_ns) * 1e-9
-                self.longest_wait_seconds = max(self.longest_wait_seconds, wait)
-            if self.settlement.due is None:
-                return
-            self.settlement.divide(self.settlement.due, self.settlement.due.factors(self.model))
+                self.device.take_energy(Reading("gpu", when, when * 1e-9, energy_joules=joules))
+            done = np.searchsorted(steps.end_ns, tick, side="right")
+            new = Collected(
+                now_ns=tick,
+                unix_seconds=tick * 1e-9,
+                model=self.model,
+                timelines={"gpu": self.device.timeline.view()},
+                batches=[steps.slice(int(row), int(done)).renumber()],
+                arrivals=arrivals,
+                active=max(started - ended, 0),
+            )
+            row, reading = done, stop
+            progress = Progress()
+            self.settler.advance(new, progress)
+            self.history.add(progress.seconds)
+            waits = [(tick - second.start_ns) * 1e-9 for second in progress.seconds]
+            self.longest_wait_seconds = max(self.longest_wait_seconds, *waits, 0.0)
 
     def errors(self, window: Window, value: np.ndarray) -> list[str]:
         """Each tenant's joules in a window against `value`, as `GET /energy?group_by=tag` would give them."""
-        answer = window_energy(
-            window.start_seconds,
-            window.end_seconds,
-            start_ns=round(window.start_seconds * 1e9),
-            end_ns=round(window.end_seconds * 1e9),
-            books={"gpu": self.device},
-            settlement=self.settlement,
-            idle=self.idle,
-            account_flags=frozenset(),
+        start_ns, end_ns = (round(edge * 1e9) for edge in (window.start_seconds, window.end_seconds))
+        view = WindowView(
+            start_ns,
+            end_ns,
+            devices=[DeviceView(self.device.device, self.device.timeline.view())],
+            seconds=self.history.seconds(start_ns, end_ns),
+            idle_watts=self.data.idle_watts,
+            flags=frozenset(),
         )
+        answer = window_energy(window.start_seconds, window.end_seconds, view)
         if not answer.complete:
             raise SystemExit(f"{window.name}: not settled, {sorted(answer.flags)}")
         sums = np.array([answer.groups.get(tenant, 0.0) for tenant in TENANTS])
@@ -129,10 +118,10 @@ def main() -> None:
         data = experiment.data
         value, _ = measured_shapley(data, TENANTS)
         model = fit_intervals(intervals([e for e in experiments if e is not experiment]))
-        books = Books(data, model)
-        books.run(data.windows[0].start_seconds - 5.0, data.windows[-1].end_seconds + 5.0)
+        settling = Settling(data, model)
+        settling.run(data.windows[0].start_seconds - 5.0, data.windows[-1].end_seconds + 5.0)
         for window in (w for w in data.windows if len(w.tenants) == len(TENANTS)):
-            cells = [*books.errors(window, value), f"{books.longest_wait_seconds:.1f} s"]
+            cells = [*settling.errors(window, value), f"{settling.longest_wait_seconds:.1f} s"]
             print(f"| {window.name} | {' | '.join(cells)} |")
 
 

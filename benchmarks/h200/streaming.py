@@ -43,7 +43,7 @@ class StreamError(RuntimeError):
     """A request that was not answered as planned; the message names what came instead."""
 
 
-class _Stream(asyncio.Protocol):
+class Stream(asyncio.Protocol):
     """One request on its own connection. `done` has no result; it is set when the server closes."""
 
     def __init__(self, request: bytes) -> None:
@@ -126,7 +126,7 @@ async def play(endpoint: traffic.Endpoint, plan: list[Planned], seed: str) -> li
     The same `seed` gives the same prompts. Raises StreamError where a request fails.
     """
     loop = asyncio.get_running_loop()
-    streams = [_Stream(request_bytes(endpoint, planned, f"{seed}-{row}")) for row, planned in enumerate(plan)]
+    streams = [Stream(request_bytes(endpoint, planned, f"{seed}-{row}")) for row, planned in enumerate(plan)]
     for first in range(0, len(streams), CONNECT_TOGETHER):
         await asyncio.gather(
             *(

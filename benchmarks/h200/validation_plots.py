@@ -1,4 +1,4 @@
-"""The pictures of docs/validation.md."""
+"""The pictures of docs/research/validation.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import matplotlib
 import numpy as np
 from evaluate import measured_shapley, rules
-from wattmeter.stepmodel import StepEnergyModel
+
+from wattmeter.energy_model.step_model import StepModel
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 
-def coalitions(folder: Path, experiment: Experiment, model: StepEnergyModel, tenants: Sequence[str]) -> None:
+def coalitions(folder: Path, experiment: Experiment, model: StepModel, tenants: Sequence[str]) -> None:
     """Every rule's error of each tenant."""
     data = experiment.data
     value, _ = measured_shapley(data, tenants)

@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,10 @@ def judge(seen: Seen, truth: list[dict[str, Any]], tree: Tree) -> dict[str, Any]
 def shown(row: dict[str, Any]) -> str:
     if "failed" in row:
         return f"| {row['client']} | {row['rate']:g} | failed: {row['failed'][:80]} | | | | | | |"
-    pair = lambda values: "-" if values is None else " / ".join(f"{v:.3g}" for v in values[:2])  # noqa: E731
+
+    def pair(values: Sequence[float] | None) -> str:
+        return "-" if values is None else " / ".join(f"{v:.3g}" for v in values[:2])
+
     return (
         f"| {row['client']} | {row['rate']:g} | {row['achieved_rps']:.0f} | {pair(row['lag_ms'])} |"
         f" {pair(row['ttft_error_ms'])} | {pair(row['itl_error_ms'])} | {row['cpu_ms_per_1000_chunks']:.0f} |"

@@ -270,9 +270,10 @@ class Server:
 
     def delayed(self, when: float) -> float:
         """A stall: nothing is sent while it lasts, and all that fell into it comes at its end."""
-        begin = self.started + self.options.stall_at
-        if self.options.stall and begin <= when < begin + self.options.stall:
-            return begin + self.options.stall
+        begin: float = self.started + self.options.stall_at
+        end: float = begin + self.options.stall
+        if begin <= when < end:
+            return end
         return when
 
     def push(self, stream: Stream) -> None:

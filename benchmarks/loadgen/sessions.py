@@ -1,0 +1,150 @@
+"""Sessions with the server's own answers as history: joules of the server, lag and CPU of the client.
+
+Sessions of several turns run at once against the simulator, each server and client on one core (taskset):
+with planned history (invented text of the planned length, so what the server generated stays cold in its
+prefix cache) and with the server's own answers, as texts and as messages. Joules are simulated. Needs a quiet
+machine:
+
+    python benchmarks/loadgen/sessions.py --sessions 100 --turns 20 --repeats 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from measure_self import pinned
+
+OUTPUT, NEW, THINK_SECONDS = 64, 60, 1.0
+# How long a turn takes here besides its think time; the schedule's end is planned with it.
+ANSWER_SECONDS = 1.0
+
+
+class Simulator:
+    """`wattserve sim` on a core of its own."""
+
+    def __init__(self, core: int = 0) -> None:
+        program = "from wattserve.cli import main; main()"
+        command = [sys.executable, "-c", program, "sim", "--port", "0"]
+        self._process = subprocess.Popen(
+            pinned(core, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            found = re.search(r"http://[\d.]+:(\d+)", line)
+            if found is not None and found[1] != "0":
+                self.url = found[0]
+                return
+        sys.exit("the simulator did not start")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+
+def write_trace(path: Path, sessions: int, turns: int, seed: int) -> None:
+    """Sessions that begin within 5 s, say about 60 tokens a turn and are answered with 64."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for session in range(sessions):
+        when, prompt = rng.uniform(0, 5), int(rng.integers(200, 600))
+        for turn in range(turns):
+            think = float(rng.exponential(THINK_SECONDS))
+            rows.append((when, prompt, OUTPUT, session, think if turn else 0.0))
+            when += think + ANSWER_SECONDS
+            prompt += OUTPUT + int(rng.integers(NEW // 2, NEW * 2))
+    rows.sort()
+    lines = ["seconds,prompt_tokens,output_tokens,session,think_seconds"]
+    path.write_text("\n".join([*lines, *(",".join(map(str, row)) for row in rows), ""]))
+
+
+def run(url: str, trace: Path, out: Path, api: str, history: str) -> dict[str, Any]:
+    """One run: simulated joules, cached tokens, lag and CPU."""
+    command = [
+        sys.executable, "-m", "wattload.cli", "run", url, "--trace", str(trace), "--api", api, "--history",
+        history, "--out", str(out), "--progress", "none", "--no-report", "--warmup", "5", "--duplicate-times",
+        "keep",
+    ]  # fmt: skip
+    done = subprocess.run(
+        pinned(1, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+    )
+    if not (out / "run.json").exists():
+        sys.exit(f"the run failed: {done.stderr.strip()}")
+    result = json.loads((out / "run.json").read_text())
+    rows = pq.read_table(out / "requests.parquet").to_pylist()
+    lag = np.array([row["sent_unix"] - row["due_unix"] for row in rows if row["sent_unix"] is not None]) * 1e3
+    used = json.loads((out / "capture.json").read_text())["host"]["workers"][0]
+    whole = [row for row in rows if row["outcome"] == "completed"]
+    chunks = sum(row["chunks"] for row in whole)
+    times = sorted([(r["sent_unix"], 1) for r in whole] + [(r["last_token_unix"], -1) for r in whole])
+    energy = result["energy"]
+    count = result["requests"]["completed_in_window"]
+    return {
+        "completed": len(whole),
+        "of": len(rows),
+        "valid": result["valid"],
+        "in_flight": int(np.max(np.cumsum([step for _, step in times]))),
+        "attributed": energy["per_request_joules"]["attributed_mean"],
+        "prefill": energy["prefill_joules"] / count,
+        "cached": sum(row["cached_tokens"] or 0 for row in whole) / len(whole),
+        "prompt": sum(row["prompt_tokens"] for row in whole) / len(whole),
+        "lag": [float(v) for v in (*np.quantile(lag, (0.5, 0.99)), lag.max())],
+        "cpu": used["cpu_seconds"] * 1e6 / chunks,
+        "memory": used["peak_memory_megabytes"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sessions", type=int, default=100)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--apis", default="completions,chat")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for seed in range(options.repeats):
+            trace = folder / f"trace-{seed}.csv"
+            write_trace(trace, options.sessions, options.turns, seed)
+            for api in options.apis.split(","):
+                for history in ("planned", "server"):
+                    simulator = Simulator()
+                    try:
+                        out = folder / f"{api}-{history}-{seed}"
+                        one = run(simulator.url, trace, out, api, history)
+                    finally:
+                        simulator.stop()
+                    found.setdefault(f"{api} {history}", []).append(one)
+                    lag = "/".join(f"{v:.2f}" for v in one["lag"])
+                    print(
+                        f"{api:11} {history:7} seed {seed}: {one['completed']} of {one['of']},"
+                        f" prompt {one['prompt']:.0f} tokens of which cached {one['cached']:.0f},"
+                        f" simulated J/request {one['attributed']:.2f}, of it prefill {one['prefill']:.2f};"
+                        f" lag p50/p99/max {lag} ms, CPU {one['cpu']:.1f} ms per 1,000 chunks,"
+                        f" {one['memory']:.0f} MB",
+                        flush=True,
+                    )
+    for api in options.apis.split(","):
+        planned, server = (found[f"{api} {history}"] for history in ("planned", "server"))
+        for what in ("attributed", "prefill"):
+            ratios = [b[what] / a[what] for a, b in zip(planned, server, strict=True)]
+            spread = f"{np.mean(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            print(f"{api}: {what} with own answers over planned: {spread}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
