@@ -11,6 +11,8 @@ Compose = dict[str, Any]
 
 # The commands that run and end, or that have no port to ask.
 WITHOUT_HEALTHCHECK = {"loadgen", "locust-worker"}
+# vLLM compiles into its home; Grafana keeps its database and its plugins in its image's folders.
+WRITABLE = {"vllm", "grafana"}
 
 
 def faults(compose: Compose, root: Path) -> list[str]:
@@ -63,6 +65,8 @@ def _healthcheck(name: str, service: Compose, root: Path) -> Iterator[str]:
 def _hardening(name: str, service: Compose, root: Path) -> Iterator[str]:
     if service.get("cap_drop") != ["ALL"] or "no-new-privileges:true" not in service.get("security_opt", []):
         yield "may gain privileges"
+    if name not in WRITABLE and not (service.get("read_only") is True and service.get("tmpfs") == ["/tmp"]):
+        yield "may write to its file system"
 
 
 def dockerfile_faults(text: str) -> list[str]:

@@ -186,7 +186,7 @@ def failures() -> None:
 
 
 def no_gpu() -> None:
-    sh("docker", "tag", "wattload/server:0.1.0", "wattload/server-vllm:0.1.0")
+    sh("docker", "tag", "wattload/server:local", "wattload/server-vllm:local")
     done = compose("--profile", "gpu", "up", "-d", "--no-build", timeout=60)
     last = done.stderr.strip().splitlines()[-1]
     check(

@@ -19,7 +19,7 @@ def _tool(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if not found:
-        pytest.skip(f"{name} is not installed: pip install -e .[services]")
+        pytest.skip(f"{name} is not installed: pip install --group services")
     return found
 
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from shared import shared_file
 
 pytestmark = pytest.mark.services

@@ -63,6 +63,8 @@ PLANTED: dict[str, tuple[Callable[[Any], Any], str]] = {
         "no script file",
     ),
     "all capabilities": (lambda s: s["locust"].pop("cap_drop"), "privileges"),
+    "a file system to write on": (lambda s: s["sim"].pop("read_only"), "may write"),
+    "no /tmp": (lambda s: s["locust-worker"].pop("tmpfs"), "may write"),
     "an undeclared volume": (lambda s: s["sim"].update(volumes=["cache:/x"]), "volume cache"),
     "a Dockerfile that is missing": (
         lambda s: s["sim"]["build"].update(dockerfile="sim/Dockerfile"),

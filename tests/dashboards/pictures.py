@@ -23,7 +23,7 @@ DASHBOARDS = HERE.parents[1] / "dashboards" / "grafana" / "dashboards"
 NOTE = (
     "Rendered by tests/dashboards/pictures.py from this dashboard's own queries on a real Prometheus; "
     "not a screenshot "
-    "of Grafana. Energy: modelled (virtual GPU h200-llama-3.1-8b)."
+    "of Grafana. Energy: simulated (wattserve sim, h200-llama-3.1-8b)."
 )
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.services
 def report_joules_per_request(report: Path) -> float:
     """The figure in the report's first sentences."""
     text = re.sub(r"<[^>]+>", " ", report.read_text(encoding="utf-8"))
-    found = re.search(r"A request took ([\d.]+)\s*(m|k)?J", text)
+    found = re.search(r"[Ee]nergy per request: ([\d.]+)\s*(m|k)?J", text)
     assert found, text[:2000]
     return float(found[1]) * {"m": 1e-3, None: 1.0, "k": 1e3}[found[2]]
 
@@ -46,9 +46,9 @@ def test_joules_per_request_agree(tmp_path: Path) -> None:
             told = {row.figure: row.prometheus for row in compare(prometheus, run, run["name"])}
     said = run["energy"]["per_request_joules"]["mean"]
     assert told["joules per request"] == pytest.approx(said, rel=0.01)
-    assert tab["In the window: energy a request"] == pytest.approx(said, rel=0.01)
+    assert tab["In the window: Total energy per request"] == pytest.approx(said, rel=0.01)
     assert report_joules_per_request(directory / "report.html") == pytest.approx(said, rel=0.01)
-    assert told["mean power, W"] == pytest.approx(tab["In the window: mean power"], rel=0.01)
+    assert told["mean power, W"] == pytest.approx(tab["In the window: Mean power"], rel=0.01)
 
 
 def test_the_energy_tab_in_a_browser(tmp_path: Path) -> None:
@@ -61,5 +61,5 @@ def test_the_energy_tab_in_a_browser(tmp_path: Path) -> None:
         page = web_ui.dom(ui)
     assert (tmp_path / "tab.png").stat().st_size > 30_000
     assert "Power:" in page
-    assert "(modelled)" in page
+    assert "(simulated)" in page
     assert "not known yet" not in page

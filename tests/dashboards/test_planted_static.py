@@ -52,11 +52,11 @@ def _own_datasource(b: Board) -> None:
 
 
 def _panel_datasource(b: Board) -> None:
-    _panel(b, "Power by bucket")["datasource"]["uid"] = "P1809F7CD0C75ACF3"
+    _panel(b, "Power by component")["datasource"]["uid"] = "P1809F7CD0C75ACF3"
 
 
 def _no_description(b: Board) -> None:
-    _panel(b, "Tokens")["description"] = ""
+    _panel(b, "Token rate")["description"] = ""
 
 
 def _no_uid(b: Board) -> None:
@@ -72,30 +72,35 @@ def _annotation_datasource(b: Board) -> None:
 
 
 def _unused_variable(b: Board) -> None:
-    b["templating"]["list"].append({"name": "tenant"})
+    b["templating"]["list"].append({"name": "cluster"})
 
 
 PLANTED: dict[str, tuple[Callable[[Board], None], str]] = {
-    "joules shown as watts": (_set_unit("Energy used", "watt"), "unit 'watt' for a value in J"),
-    "power shown as joules": (_set_unit("Power by bucket", "joule"), "unit 'joule'"),
-    "seconds shown as milliseconds": (_set_unit("Time to first token", "ms"), "unit 'ms'"),
+    "joules shown as watts": (_set_unit("Energy by component", "watt"), "unit 'watt' for a value in kWh"),
+    "power shown as joules": (_set_unit("Power by component", "joule"), "unit 'joule'"),
+    "seconds shown as milliseconds": (_set_unit("Time to first token (TTFT)", "ms"), "unit 'ms'"),
     "joules a token shown as a request's": (_set_unit("Energy per token", "si:J/request"), "J/token"),
-    "ratio of the KV cache as percent of 100": (_set_unit("KV cache in use", "percent"), "unit 'percent'"),
+    "ratio of the KV cache as percent of 100": (_set_unit("KV cache usage", "percent"), "unit 'percent'"),
+    "joules shown as kilowatt-hours": (_replace("GPU energy", "/ 3.6e6", ""), "for a value in J"),
+    "joules by their thousand as kilowatt-hours": (_replace("GPU energy", "3.6e6", "1000"), "unit 'kwatth'"),
+    "grams by the price": (_replace("CO2e at $carbon g/kWh", "$carbon", "$price"), "unit 'massg'"),
     "no unit": (_no_unit, "no unit"),
-    "a ratio upside down": (_replace("Energy per token", "joules_per_token", "tokens_per_joule"), "token/J"),
+    "a ratio upside down": (
+        _replace("Tokens per kWh", "tokens_per_joule", "joules_per_token"),
+        "J^2/kWh/token",
+    ),
     "no rate around a counter": (
-        _replace("Power by bucket", "rate(", "sum("),
-        "Power by bucket",
+        _replace("Power by component", "rate(", "sum("),
+        "Power by component",
     ),
     "a rate of a gauge": (
-        _replace("Power", 'wattserve_device_power_watts{device=~"$device"}',
-                 "rate(wattserve_device_power_watts[$__rate_interval])"),
+        _replace("Power", "sum(wattserve", "sum(rate(wattserve_device_power_watts[20s]) * wattserve"),
         "not a counter",
     ),
-    "a rate over ten seconds": (_replace("Requests served", "$__rate_interval", "10s"), "too short"),
-    "a rate over $__interval": (_replace("Requests served", "$__rate_interval", "$__interval"), "too short"),
+    "a rate over ten seconds": (_replace("Request rate", "$__rate_interval", "10s"), "too short"),
+    "a rate over $__interval": (_replace("Request rate", "$__rate_interval", "$__interval"), "too short"),
     "joules added to seconds": (
-        _replace("Energy used", "sum by", "sum by (bucket) (wattserve_meter_sample_age_seconds) + sum by"),
+        _replace("Energy by component", "sum by", "sum by (component) (up) + sum by"),
         "+",
     ),
     "a metric without a unit in its name": (_replace("Power", "_power_watts", "_power"), "end in a unit"),
@@ -106,7 +111,7 @@ PLANTED: dict[str, tuple[Callable[[Board], None], str]] = {
     "no description": (_no_description, "no description"),
     "no uid": (_no_uid, "uid"),
     "an undefined variable": (_drop_variable, "$model is not defined"),
-    "a variable that nothing uses": (_unused_variable, "$tenant is used by no panel"),
+    "a variable that nothing uses": (_unused_variable, "$cluster is used by no panel"),
 }  # fmt: skip
 
 

@@ -35,7 +35,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
 
 @pytest.mark.parametrize(
     "title",
-    ["Temperature", "Hottest device", "SM clock", "Counter and integrated power disagree by", "Faults"],
+    [
+        "Temperature",
+        "Maximum temperature",
+        "SM clock",
+        "Counter against power, relative difference",
+        "Meter faults (5 min)",
+    ],
 )
 def test_panel_of_a_real_sensor_answers(watched: tuple[Prometheus, live.Span], title: str) -> None:
     prometheus, span = watched

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from checker import dashboard as boards
 from checker import static
-
 from dashboards.generate.__main__ import files
 
 ROOT = Path(__file__).resolve().parents[2] / "dashboards"
@@ -42,11 +41,10 @@ def test_dashboard_reads_well(path: Path) -> None:
 
 def test_uids_are_unique_and_dashboards_link_to_each_other() -> None:
     loaded = [boards.read(p) for p in DASHBOARDS]
-    uids = {b["uid"] for b in loaded}
-    assert len(uids) == len(loaded)
+    assert len({b["uid"] for b in loaded}) == len({b["title"] for b in loaded}) == len(loaded)
     for board in loaded:
-        targets = {link["url"].removeprefix("/d/") for link in board["links"]}
-        assert targets == uids - {board["uid"]}
+        linked = {tag for link in board["links"] for tag in link["tags"] if link["type"] == "dashboards"}
+        assert all(linked & set(other["tags"]) for other in loaded), board["title"]
 
 
 def test_panels_do_not_overlap() -> None:

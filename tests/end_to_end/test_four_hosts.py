@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mock_endpoint import mock_endpoint
+
 pytestmark = pytest.mark.e2e
-MOCK = Path(__file__).parents[2] / "benchmarks" / "loadgen" / "mock_server.py"
 HOSTS = 4
 TAG = f"wl{os.getpid() % 10000}"
+# Strangers can reach the master's address, so master and workers must know one another.
+SECRET = {**os.environ, "WATTLOAD_SECRET": "the hosts of this test know it"}
 
 
 def ip(*arguments: str) -> None:
@@ -60,23 +62,14 @@ def clean(names: list[str], bridge: str) -> None:
 
 @pytest.fixture
 def mock() -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, str(MOCK), "--host", "10.77.0.1", "--ttft", "0.02", "--gap", "0.002"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    found = re.search(r"http://\S+", process.stdout.readline())
-    assert found is not None
-    yield found[0]
-    process.terminate()
-    process.wait(10)
+    with mock_endpoint("--host", "10.77.0.1", "--ttft", "0.02", "--gap", "0.002") as url:
+        yield url
 
 
 def start_workers(hosts: list[str], port: int) -> list[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "wattload.cli", "worker", "--master-host", "10.77.0.1"]
     return [
-        subprocess.Popen(["ip", "netns", "exec", name, *command, "--master-port", str(port)])
+        subprocess.Popen(["ip", "netns", "exec", name, *command, "--master-port", str(port)], env=SECRET)
         for name in hosts
     ]
 
@@ -91,7 +84,8 @@ def run_master(url: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
             sys.executable, "-m", "wattload.cli", "run", url, "--trace", str(trace), "--energy", "none",
             "--out", str(folder / "run"), "--progress", "none", "--no-report", "--warmup", "0", "--master",
             "--expect-workers", str(HOSTS), "--master-port", str(port), "--master-bind-host", "10.77.0.1",
-        ]
+        ],
+        env=SECRET,
     )  # fmt: skip
 
 

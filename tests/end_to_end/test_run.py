@@ -21,7 +21,7 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 # Other programs may share the machine: they make a client or a simulation late, which a run rightly says.
-LATE = ("client saturated", "virtual GPU ran late")
+LATE = ("client saturated", "simulator ran late")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,23 @@ def test_everything_is_written_and_adds_up(first: Path) -> None:
         assert row["due_unix"] <= row["sent_unix"] <= row["first_token_unix"] <= row["last_token_unix"]
     assert run["tokens"]["mismatches"] == 0
     assert (first / "report.html").stat().st_size > 50_000
+
+
+def test_the_servers_own_metrics_are_read_meanwhile(first: Path) -> None:
+    run, rows = loaded(first)
+    table = pq.read_table(first / "server_metrics.parquet").to_pydict()
+    begin, end = run["window"]["start_unix"], run["window"]["end_unix"]
+    running = [
+        (unix, value)
+        for unix, metric, value in zip(table["unix_seconds"], table["metric"], table["value"], strict=True)
+        if metric == "vllm:num_requests_running"
+    ]
+    assert running[0][0] < begin
+    assert running[-1][0] > end - 5
+    assert 0 < run["server"]["requests_running"] <= len(rows)
+    assert run["server"]["preemptions"] == 0
+    assert "server.draft_acceptance_fraction" in run["absent"], "the simulator makes no drafts"
+    assert "batch size" in (first / "report.html").read_text()
 
 
 def test_the_energy_is_conserved_and_the_requests_own_agree_with_the_server(first: Path, sim: str) -> None:
@@ -231,10 +248,103 @@ def test_nonsense_is_refused_before_any_load(sim: str, tmp_path: Path, flags: An
 def test_endpoints_that_cannot_be_measured(sim: str, tmp_path: Path) -> None:
     flags = ("--trace", "conv", "--rate", "1", "--duration", "5", "--out", tmp_path / "no")
     gone = wattload("run", "http://127.0.0.1:9", *flags)
-    assert (gone.returncode, "cannot be asked" in gone.stderr) == (2, True)
+    assert (gone.returncode, "is the server running" in gone.stderr) == (2, True)
     long = tmp_path / "long.csv"
     long.write_text("seconds,prompt_tokens,output_tokens\n0,10,10\n1,100000,10\n")
     done = wattload("run", sim, "--trace", long, "--out", tmp_path / "no")
     assert done.returncode == 2
     assert "long.csv" in done.stderr
     assert "line 3" in done.stderr
+
+
+def test_doctor_says_what_works_and_what_to_run(sim: str) -> None:
+    done = wattload("doctor", sim, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    states = {finding["check"]: finding["state"] for finding in told["findings"]}
+    assert told["usable"]
+    assert set(states.values()) == {"ok"}
+    assert {"endpoint", "energy", "requests", "token counts", "energy per request"} <= set(states)
+    assert told["run"].startswith("wattload run http://")
+    nothing = wattload("doctor", "127.0.0.1:9")
+    assert nothing.returncode == 1
+    assert "is the server running" in nothing.stderr.splitlines()[-1]
+
+
+def agents_trace(path: Path, sessions: int) -> None:
+    """Spans of agents: a question, two sub-agents at once after a tool, their join, and the user's next."""
+    spans = []
+
+    def span(trace: str, name: str, start: float, end: float, parent: str, **more: Any) -> None:
+        named = {
+            "gen_ai.operation.name": more.pop("op", "chat"),
+            **{f"gen_ai.{key}": value for key, value in more.items()},
+        }
+        spans.append(
+            {
+                "traceId": trace,
+                "spanId": name,
+                "parentSpanId": parent,
+                "startTimeUnixNano": str(round((1.7e9 + start) * 1000) * 1_000_000),
+                "endTimeUnixNano": str(round((1.7e9 + end) * 1000) * 1_000_000),
+                "attributes": [
+                    {"key": key, "value": {"intValue" if isinstance(v, int) else "stringValue": v}}
+                    for key, v in named.items()
+                ],
+            }
+        )
+
+    def chat(trace: str, name: str, start: float, parent: str, prompt: int) -> None:
+        tokens = {"usage.input_tokens": prompt, "usage.output_tokens": 10}
+        span(trace, name, start, start + 0.1, parent, **tokens)
+
+    for number in range(sessions):
+        begin, one, two = number * 0.05, f"{number}a", f"{number}b"
+        talk = {"conversation.id": f"c{number}", "agent.name": "lead"}
+        span(one, "root", begin, begin + 2, "", op="invoke_agent", **talk)
+        chat(one, "plan", begin, "root", 200)
+        for agent, offset in (("left", 0.3), ("right", 0.4)):
+            span(one, agent, begin + 0.1, begin + 1, "root", op="invoke_agent")
+            chat(one, f"{agent}1", begin + offset, agent, 100)
+        chat(one, "left2", begin + 0.6, "left", 150)
+        chat(one, "join", begin + 1.2, "root", 400)
+        span(two, "root", begin + 2, begin + 3, "", op="invoke_agent", **talk)
+        chat(two, "next", begin + 2.0, "root", 500)
+    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}))
+
+
+def test_agents_branch_join_and_wait_for_their_tools(sim: str, tmp_path: Path) -> None:
+    agents_trace(tmp_path / "spans.json", 40)
+    out = tmp_path / "run"
+    done = wattload(
+        "run", sim, "--trace", tmp_path / "spans.json", "--out", out, "--warmup", "0s", "--no-report"
+    )
+    run, rows = loaded(out)
+    assert not reasons(run), done.stderr
+    by_index = {row["index"]: row for row in rows}
+    plan = pq.read_table(out / "schedule.parquet").to_pylist()
+    assert len(plan) == 240
+    waits = [row for row in plan if row["parents"]]
+    assert sorted(len(row["parents"]) for row in waits) == [1] * 160 + [3] * 40
+    for planned in waits:
+        row = by_index[planned["index"]]
+        ended = [by_index[parent]["last_token_unix"] for parent in planned["parents"]]
+        if row["outcome"] == "completed":
+            # When all it waits for has come, and its tools have taken their time; never before.
+            assert row["due_unix"] >= max(ended) + planned["think_seconds"] - 1e-3
+            assert row["sent_unix"] >= row["due_unix"] - 1e-3
+    for table, key in (("sessions", "session"), ("tasks", "task")):
+        units = pq.read_table(out / f"{table}.parquet").to_pylist()
+        for unit in units:
+            mine = [row["energy_joules"] for row in rows if row[key] == unit[key] and row["sent_unix"]]
+            if unit["attributed_joules"] is not None:
+                assert unit["attributed_joules"] == pytest.approx(sum(mine), rel=1e-9)
+            assert unit["agents"] == (3 if unit["turns"] > 1 else 1)
+    info = run["sessions"]["per_task"]
+    assert info["completed"] > 40
+    assert info["waiting_idle_joules"] > 0
+    assert info["energy_joules"]["mean"] == pytest.approx(
+        info["attributed_joules"] + info["idle_joules"] + info["waiting_idle_joules"], rel=1e-9
+    )
+    assert "Task energy" in done.stdout
+    assert "simulated" in done.stdout

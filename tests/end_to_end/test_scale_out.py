@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,27 +12,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mock_endpoint import mock_endpoint
+
 pytestmark = pytest.mark.e2e
-MOCK = Path(__file__).parents[2] / "benchmarks" / "loadgen" / "mock_server.py"
 # The master that waits for one worker finds two, as it does where two connect at the same moment.
 TWO_AT_ONCE = (
-    "import wattload.worker_master as m; gather = m._gather;"
-    "m._gather = lambda leader, wanted, *rest: gather(leader, 2, *rest);"
+    "import wattload.load.distributed.master as m; gather = m.gather;"
+    "m.gather = lambda leader, wanted, *rest: gather(leader, 2, *rest);"
     "from wattload.cli import main; main()"
 )
 
 
 @pytest.fixture(scope="module")
 def mock() -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, str(MOCK), "--ttft", "0.01", "--gap", "0.001"], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    found = re.search(r"http://\S+", process.stdout.readline())
-    assert found is not None
-    yield found[0]
-    process.terminate()
-    process.wait(10)
+    with mock_endpoint("--ttft", "0.01", "--gap", "0.001") as url:
+        yield url
 
 
 def run(

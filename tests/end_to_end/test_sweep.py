@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wattload.commands.demo import virtual_gpu
+
+from wattload.cli.demo import virtual_gpu
 
 pytestmark = pytest.mark.e2e
 
@@ -51,12 +52,12 @@ def test_a_sweep_goes_on_where_it_was_cut_short(sim: str, tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode in (1, 130), said
-    assert f"the same command with --out {folder} goes on from here" in said
+    assert f"the same command with --out {folder} continues it" in said
     first = (folder / "rate-2" / "run.json").stat().st_mtime_ns
     again = wattload(*asked)
     assert again.returncode in (0, 1), again.stderr
     assert "2 requests a second" not in again.stderr
-    assert "4 requests a second" in again.stderr
+    assert "4 requests per second" in again.stderr
     assert (folder / "rate-2" / "run.json").stat().st_mtime_ns == first
     assert (folder / "rate-4.cut-1" / "capture.json").exists(), "what was cut short is kept"
     with (folder / "sweep.csv").open() as file:
@@ -104,7 +105,7 @@ def test_it_stops_when_the_mean_is_known(sim: str, tmp_path: Path) -> None:
         "run", sim, *flags, "--until", "ci95<20%", "--progress", "plain", "--no-report", "--out", out
     )
     assert done.returncode in (0, 1), done.stderr
-    assert "ci95<20% is reached: no more is sent" in done.stderr
+    assert "ci95<20% is reached: no further request is sent" in done.stderr
     run = json.loads((out / "run.json").read_text())
     window = run["window"]["end_unix"] - run["window"]["start_unix"]
     assert 8 < window < 100

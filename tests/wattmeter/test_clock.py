@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meter_fakes import MS, SECOND
 from wattmeter.clock import STEP_SECONDS, WallClock
 

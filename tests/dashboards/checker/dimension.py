@@ -52,4 +52,7 @@ JOULE = of(J=1)
 SECOND = of(s=1)
 WATT = JOULE / SECOND
 REQUEST = of(request=1)
+KWH = of(kWh=1)
+MONEY = of(currency=1)
+GRAMS = of(g=1)
 TOKEN = of(token=1)

@@ -37,13 +37,16 @@ def variables(board: dict[str, Any], prometheus: Prometheus) -> tuple[dict[str, 
     """The variables' values as the data source gives them, and what is wrong with their queries."""
     values, faults = {}, []
     for variable in board["templating"]["list"]:
+        if variable["type"] == "textbox":
+            values[variable["name"]] = str(variable["query"])
         if variable["type"] != "query":
             continue
         asked = re.fullmatch(r"label_values\((.+),\s*(\w+)\)", variable["query"]["query"])
         if not asked:
             faults.append(f"variable ${variable['name']}: not label_values(metric, label)")
             continue
-        found = prometheus.label_values(asked[1], asked[2])
+        # Within the variables before it, as Grafana chains them.
+        found = prometheus.label_values(boards.fill(asked[1], values), asked[2])
         if not found:
             faults.append(f"variable ${variable['name']}: {variable['query']['query']} has no values")
         escaped = [re.escape(v).replace("\\", "\\\\") for v in found]

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import re
 
-from checker.dimension import JOULE, ONE, REQUEST, SECOND, TOKEN, WATT, Dimension, DimensionError, of
+from checker.dimension import (
+    GRAMS,
+    JOULE,
+    KWH,
+    MONEY,
+    ONE,
+    REQUEST,
+    SECOND,
+    TOKEN,
+    WATT,
+    Dimension,
+    DimensionError,
+    of,
+)
 
 # What a histogram counts cannot be read off its name.
 _COUNTED = {
@@ -32,10 +45,22 @@ _BY_SUFFIX = (
     (r"^(up|ALERTS|wattload_phase)$", ONE),
     (r"_info$", ONE),
 )
+# Numbers that carry a dimension: the joules of a kilowatt-hour, and what stands for the factors of the user.
+JOULES_PER_KWH = 3.6e6
+FACTORS = {"pue": 1.000001, "price": 1.000002, "carbon": 1.000003}
+NUMBERS = {
+    JOULES_PER_KWH: JOULE / KWH,
+    FACTORS["pue"]: ONE,
+    FACTORS["price"]: MONEY / KWH,
+    FACTORS["carbon"]: GRAMS / KWH,
+}
 COUNTER = re.compile(r"(_total|_count|_bucket|_sum)$")
 
 _UNITS = {
     "joule": JOULE,
+    "kwatth": KWH,
+    "massg": GRAMS,
+    "reqps": REQUEST / SECOND,
     "watt": WATT,
     "s": SECOND,
     "celsius": of(celsius=1),
@@ -43,7 +68,15 @@ _UNITS = {
     "percentunit": ONE,
     "bool_yes_no": ONE,
 }
-_BASES = {"J": JOULE, "s": SECOND, "request": REQUEST, "token": TOKEN, "fault": of(fault=1)}
+_BASES = {
+    "J": JOULE,
+    "kWh": KWH,
+    "s": SECOND,
+    "request": REQUEST,
+    "requests": REQUEST,
+    "token": TOKEN,
+    "tokens": TOKEN,
+}
 
 
 def metric(name: str) -> Dimension:
@@ -83,8 +116,8 @@ def unit_accepts(unit: str, dimension: Dimension) -> bool:
     if unit == "short":
         exponents = dict(dimension.exponents)
         one_kind = len(exponents) == 1 and set(exponents.values()) == {1}
-        return not exponents or (one_kind and not {"J", "s", "celsius"} & set(exponents))
-    if ratio := re.fullmatch(r"si:(\w+)/(\w+)", unit):
+        return not exponents or (one_kind and not {"J", "kWh", "s", "g", "celsius"} & set(exponents))
+    if ratio := re.fullmatch(r"(?:si:|suffix: )(\w+)/(\w+)", unit):
         above, below = ratio.groups()
         return above in _BASES and below in _BASES and dimension.fits(_BASES[above] / _BASES[below])
     return unit in _UNITS and dimension.fits(_UNITS[unit])

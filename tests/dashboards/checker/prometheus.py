@@ -57,7 +57,9 @@ class Prometheus:
         for job in config["scrape_configs"]:
             job.pop("file_sd_configs", None)
             addresses = [self.url.removeprefix("http://")]
-            job["static_configs"] = [{"targets": list(targets.get(job["job_name"], addresses))}]
+            # A namespace, as Kubernetes' service discovery adds it.
+            addresses = list(targets.get(job["job_name"], addresses))
+            job["static_configs"] = [{"targets": addresses, "labels": {"namespace": "test"}}]
         shutil.copytree(CONFIG / "rules", directory / "rules")
         shutil.copytree(CONFIG / "alerts", directory / "alerts")
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -76,7 +76,7 @@ def dimension(node: Any, records: _RECORDS) -> Dimension:
     Raises DimensionError where joules are added to seconds, a gauge is rated, or a name tells nothing.
     """
     if isinstance(node, promql.NumberLiteral):
-        return ANY if node.val == 0 else ONE
+        return ANY if node.val == 0 else names.NUMBERS.get(node.val, ONE)
     if isinstance(node, promql.VectorSelector):
         name = str(node.name)
         return records[name] if name in records else names.metric(name)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
-from wattmeter.account import Account
-from wattmeter.faults import Fault
-from wattmeter.meter import Device, DeviceState, Reading
-from wattserve.metrics import AccountCollector
 
 from checker.prometheus import free_port
+from wattmeter.faults import Fault
+from wattmeter.meters.base import Device, DeviceState, Reading
+from wattmeter.monitor.energy_monitor import EnergyMonitor
+from wattserve.http.metrics import MonitorCollector
 
 GOOD, FAILING = "GPU-good", "GPU-failing"
 WATTS = 300.0
@@ -54,9 +54,9 @@ class ScriptedMeter:
 def exporter(fails_after_seconds: float) -> Iterator[str]:
     """Serves the metrics of the scripted meter's account; yields the address."""
     registry = CollectorRegistry()
-    account = Account(ScriptedMeter(fails_after_seconds), model="scripted", idle_watts=100.0)
+    account = EnergyMonitor(ScriptedMeter(fails_after_seconds), model="scripted", idle_watts=100.0)
     selftest = {"devices": [{"id": GOOD, "disagreement_ratio": 0.004}]}
-    AccountCollector(account, info={"engine": "scripted"}, registry=registry, selftest=selftest)
+    MonitorCollector(account, info={"engine": "scripted"}, registry=registry, selftest=selftest)
     port = free_port()
     account.start()
     server, thread = start_http_server(port, "127.0.0.1", registry)

@@ -31,6 +31,7 @@ def _range_faults(node: Any) -> Iterator[str]:
 def query_faults(query: boards.PanelQuery, records: dict[str, Dimension]) -> Iterator[str]:
     """What is wrong with one panel query."""
     values = dict(boards.WORST_RANGES) | dict.fromkeys(boards.variables_in(query.expr), "x")
+    values |= {name: str(number) for name, number in names.FACTORS.items()}
     try:
         node = _parse(boards.fill(query.expr, values))
         yield from _range_faults(node)
@@ -60,6 +61,7 @@ def dashboard_faults(board: dict[str, Any], records: dict[str, Dimension]) -> li
             found.append("the data source is not the variable ${datasource}")
         found += [f"variable ${v} is not defined" for v in boards.variables_in(query.expr) - known]
         used |= boards.variables_in(query.expr) | boards.variables_in(query.datasource)
+        used |= boards.variables_in(query.panel)
         faults += [f"{query.where()}: {fault}" for fault in found]
     for annotation in board["annotations"]["list"]:
         if annotation.get("expr") and annotation["datasource"].get("uid") != "${datasource}":

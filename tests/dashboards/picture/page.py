@@ -70,6 +70,7 @@ def draw(path: Path, prometheus: Prometheus, span: live.Span, target: Path, note
             pos["w"] / 24 - 0.006,
             (pos["h"] - 0.2) / rows,
         )
+        panel["title"] = boards.fill(panel["title"], values)
         _panel(figure, box, panel, _lines(panel, board, prometheus, span, values), regions, rows=rows)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=90)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,20 @@ class Line:
     dashed: bool = False
 
 
+def colours(panel: dict[str, Any], lines: Sequence[Line]) -> list[str]:
+    """A colour for each line: the one that the dashboard fixes for its name, else the next of the palette."""
+    fixed = {
+        override["matcher"]["options"].strip("/"): each["value"]["fixedColor"]
+        for override in panel["fieldConfig"].get("overrides", [])
+        for each in override["properties"]
+        if each["id"] == "color"
+    }
+    return [
+        next((colour for name, colour in fixed.items() if re.search(name, line.name)), other)
+        for line, other in zip(lines, COLOURS * 9, strict=False)
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A phase of a test, for the marks behind the lines."""
@@ -50,8 +64,13 @@ def legend_name(query: PanelQuery, series: Series) -> str:
     return name
 
 
-def _times(line: Line) -> list[dt.datetime]:
-    return [dt.datetime.fromtimestamp(t, dt.UTC) for t, _ in line.series.samples]
+def _days(unix_seconds: float) -> float:
+    """A time as matplotlib's axes of dates have it: days since 1970 in UTC."""
+    return unix_seconds / 86400.0
+
+
+def _times(line: Line) -> list[float]:
+    return [_days(t) for t, _ in line.series.samples]
 
 
 def _axis(axes: Axes, unit: str, regions: Sequence[Region]) -> None:
@@ -64,8 +83,8 @@ def _axis(axes: Axes, unit: str, regions: Sequence[Region]) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for region in regions:
-        start, end = (dt.datetime.fromtimestamp(t, dt.UTC) for t in (region.start, region.end))
-        axes.axvspan(start, end, color="#0072B2" if region.name == "measure" else "#999999", alpha=0.08, lw=0)
+        colour = "#0072B2" if region.name == "measure" else "#999999"
+        axes.axvspan(_days(region.start), _days(region.end), color=colour, alpha=0.08, lw=0)
 
 
 def timeseries(axes: Axes, panel: dict[str, Any], lines: Sequence[Line], regions: Sequence[Region]) -> None:
@@ -77,7 +96,7 @@ def timeseries(axes: Axes, panel: dict[str, Any], lines: Sequence[Line], regions
     _axis(axes, unit, regions)
     stacked = "stacking" in panel["fieldConfig"]["defaults"].get("custom", {})
     floor: list[float] = []
-    for line, colour in zip(lines, COLOURS * 9, strict=False):
+    for line, colour in zip(lines, colours(panel, lines), strict=True):
         values = [v for _, v in line.series.samples]
         mean, last = sum(values) / len(values), values[-1]
         label = f"{line.name}   mean {quantity.text(mean, unit)}   last {quantity.text(last, unit)}"
@@ -116,7 +135,7 @@ def stat(axes: Axes, panel: dict[str, Any], lines: Sequence[Line], regions: Sequ
 def bargauge(axes: Axes, panel: dict[str, Any], lines: Sequence[Line], regions: Sequence[Region]) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     values = [line.series.samples[-1][1] for line in lines]
-    bars = axes.barh([line.name for line in lines], values, color=COLOURS[: len(lines)], height=0.6)
+    bars = axes.barh([line.name for line in lines], values, color=colours(panel, lines), height=0.6)
     axes.bar_label(bars, [quantity.text(v, unit) for v in values], fontsize=8, padding=4, color=INK)
     axes.set_xlim(0, 1.2 * max(values, default=1))
     axes.invert_yaxis()
@@ -133,7 +152,7 @@ def state_timeline(
     for row, line in enumerate(lines):
         on = [(t, v) for t, v in line.series.samples if v]
         step = line.series.samples[1][0] - line.series.samples[0][0] if len(line.series.samples) > 1 else 1.0
-        spans = [(mdates.date2num(dt.datetime.fromtimestamp(t, dt.UTC)), step / 86400) for t, _ in on]
+        spans = [(_days(t), _days(step)) for t, _ in on]
         axes.broken_barh(spans, (row - 0.35, 0.7), color=COLOURS[row % len(COLOURS)], lw=0)
     axes.set_yticks(range(len(lines)), [line.name for line in lines])
     axes.set_ylim(len(lines) - 0.5, -0.5)

@@ -12,6 +12,9 @@ _SUFFIX = {
     "celsius": "°C",
     "short": "",
     "bool_yes_no": "",
+    "kwatth": "Wh",
+    "massg": "g",
+    "reqps": "req/s",
 }
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 
@@ -20,6 +23,11 @@ def text(value: float, unit: str) -> str:
     """`text(0.0123, "si:J/token")` is "12.3 mJ/token"."""
     if unit == "percentunit":
         return f"{100 * value:.3g} %"
+    if unit.startswith("suffix: "):
+        shown = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        return f"{shown} {unit.removeprefix('suffix: ')}"
+    if unit == "kwatth":
+        value *= 1e3
     suffix = unit.removeprefix("si:") if unit.startswith("si:") else _SUFFIX.get(unit, unit)
     if value == 0 or not math.isfinite(value):
         return f"0 {suffix}".strip()

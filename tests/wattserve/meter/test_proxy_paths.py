@@ -1,0 +1,122 @@
+"""What the proxy passes on is what came: paths byte for byte, and reasons where there is no answer."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sim_server import serving
+from wattmeter.meters.modelled import ModelledMeter
+from wattserve.meter.app import MeterApp
+from wattserve.meter.engines import Node
+from wattserve.meter_spec import MeterSpec
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Upstream:
+    """Keeps the first lines that it was sent; `answers` are bytes for each request of a connection, None
+    closes it without a word.
+    """
+
+    def __init__(self, answers: list[bytes | None]) -> None:
+        self.lines: list[bytes] = []
+        self._answers = answers
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                line, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._connection, args=(line,), daemon=True).start()
+
+    def _connection(self, line: socket.socket) -> None:
+        with line, line.makefile("rb") as reader:
+            while first := reader.readline():
+                length, own = 0, False
+                while (header := reader.readline().strip()) != b"":
+                    name, _, value = header.partition(b":")
+                    length = int(value) if name.lower() == b"content-length" else length
+                    own = own or value.strip() == b"wattserve-meter"
+                reader.read(length)
+                if own:  # the proxy's own question for the model's name
+                    line.sendall(OK)
+                    continue
+                self.lines.append(first.strip())
+                answer = self._answers.pop(0) if self._answers else OK
+                if answer is None:
+                    return
+                line.sendall(answer)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextmanager
+def between(answers: list[bytes | None], prefix: str = "") -> Iterator[tuple[Upstream, tuple[str, int]]]:
+    upstream = Upstream(answers)
+    meter = ModelledMeter(lambda ns: ns * 1e-9)
+    node = Node(MeterSpec("modelled", "none"), meter=meter)
+    with serving(MeterApp(node, upstream=upstream.url + prefix).app) as url:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        yield upstream, (host, int(port))
+    upstream.close()
+
+
+def ask(address: tuple[str, int], first: bytes, body: bytes = b"") -> bytes:
+    head = b"%s HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (first, len(body))
+    with socket.create_connection(address, timeout=20) as line:
+        line.sendall(head + body)
+        return b"".join(iter(lambda: line.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"/v1/models/../../etc/passwd", b"/x/../v1/models", b"/a/./b", b"/a%2e%2e/b?x=%20", b"//double",
+     b"/a%00b", b"/caf%C3%A9?q=a&b;c"],
+)  # fmt: skip
+def test_a_path_goes_as_it_came(path: bytes) -> None:
+    """Two dots that are resolved on the way would go past a filter in front of the proxy."""
+    with between([]) as (upstream, address):
+        assert ask(address, b"GET " + path).endswith(b"ok")
+        assert upstream.lines == [b"GET %s HTTP/1.1" % path]
+
+
+def test_a_path_of_the_upstream_comes_first_and_a_star_stays_alone() -> None:
+    with between([], prefix="/base/") as (upstream, address):
+        ask(address, b"GET /v1/models")
+        assert ask(address, b"OPTIONS *").startswith(b"HTTP/1.1 200 ")
+        assert upstream.lines == [b"GET /base/v1/models HTTP/1.1", b"OPTIONS * HTTP/1.1"]
+
+
+def test_a_connection_that_the_upstream_closed_costs_a_question_nothing() -> None:
+    with between([b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", None]) as (upstream, address):
+        assert ask(address, b"GET /one").startswith(b"HTTP/1.1 500 ")
+        assert ask(address, b"GET /two").startswith(b"HTTP/1.1 200 ")
+        assert upstream.lines[0] == b"GET /one HTTP/1.1"
+        assert set(upstream.lines[1:]) == {b"GET /two HTTP/1.1"}
+
+
+def test_what_may_have_been_done_is_not_done_again_and_has_a_reason() -> None:
+    with between([None, None]) as (upstream, address):
+        said = ask(address, b"POST /v1/completions", b"{}")
+        assert said.startswith(b"HTTP/1.1 502 ")
+        reason = said.partition(b'"message": "')[2].partition(b'"')[0]
+        assert len(reason) > len(upstream.url) + 10, reason
+        assert len(upstream.lines) == 1
+
+
+def test_a_websocket_is_refused_with_a_status() -> None:
+    upgrade = b"GET /v1/realtime HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with between([]) as (upstream, address), socket.create_connection(address, timeout=20) as line:
+        line.sendall(upgrade)
+        assert line.recv(4096).startswith(b"HTTP/1.1 501 ")
+        assert upstream.lines == []
