@@ -18,6 +18,8 @@ from wattmeter.schema import RequestEnergy
 MAX_REQUESTS = 100_000
 KEEP_SECONDS = 3600.0
 _REUSED = {False: frozenset[Fault](), True: frozenset({Fault.REQUEST_ID_REUSED})}
+LATE_REASON = "the records of this request's steps were lost or came too late"
+NOTHING_REASON = "no energy above idle power was measured while this request ran"
 # Relative standard deviation of a request's joules that steps reconstructed from its stream add, against the
 # engine's own step records (benchmarks/stream_estimates.py).
 ESTIMATED_FRACTION = 0.2
@@ -100,7 +102,8 @@ class RequestState:
         if self.lost:
             return "no step of this request was recorded"
         if self.settled and self.last_step_ns is not None and self.prefill_joules + self.decode_joules <= 0.0:
-            return "no energy above idle power was measured while this request ran"
+            late = Fault.LOST_STEP_RECORDS in self.flags
+            return LATE_REASON if late else NOTHING_REASON
         return None
 
     @property

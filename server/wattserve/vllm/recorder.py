@@ -79,6 +79,8 @@ class StepRecorder:
         # When the device was given its last step, and how long the last step took.
         self._launched_ns = 0
         self._step_ns = 0
+        # Every step that had ended by then is in `_finished`, or was sent.
+        self._noted_until_ns = time.monotonic_ns()
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -94,7 +96,7 @@ class StepRecorder:
     def ended(self, output: Any, end_ns: int, model_output: Any, *, finished: Collection[str] = ()) -> None:
         """The step's result was seen at `end_ns`. Called after the scheduler took it in; `finished` are the
         requests that ended with it."""
-        launch_ns = self._launches.pop(id(output), end_ns)
+        launch_ns = self._launches.get(id(output), end_ns)
         self._step_ns = end_ns - launch_ns
         if output.scheduled_new_reqs:
             self._unsent.update([request.req_id for request in output.scheduled_new_reqs])
@@ -102,12 +104,14 @@ class StepRecorder:
         if output.total_num_scheduled_tokens:
             index = self._next_index
             self._next_index += 1
-        if len(self._finished) >= MOST_WAITING_STEPS:
-            return  # the index is used up, so the receiver counts this step as lost
-        sampled = rows = None
-        if output.scheduled_spec_decode_tokens:
-            sampled, rows = model_output.sampled_token_ids, model_output.req_id_to_index
-        self._finished.append((index, launch_ns, end_ns, output, sampled, rows))
+        if len(self._finished) < MOST_WAITING_STEPS:  # otherwise the receiver counts this step as lost
+            sampled = rows = None
+            if output.scheduled_spec_decode_tokens:
+                sampled, rows = model_output.sampled_token_ids, model_output.req_id_to_index
+            self._finished.append((index, launch_ns, end_ns, output, sampled, rows))
+        # In this order: a message that is made meanwhile is complete up to here at the most.
+        self._noted_until_ns = end_ns
+        self._launches.pop(id(output), None)
         if finished:
             self._ended = True
             if not self._unsent.isdisjoint(finished):
@@ -153,7 +157,8 @@ class StepRecorder:
 
     def flush(self) -> None:
         """Sends one message with every step that has ended; without any, the message is a heartbeat."""
-        complete_ns = time.monotonic_ns()
+        # A step that was launched and is not noted yet may have ended by now; of no other one that is so.
+        complete_ns = self._noted_until_ns if self._launches else time.monotonic_ns()
         self._ended = False
         self._unsent.clear()
         finished = [self._finished.popleft() for _ in range(len(self._finished))]

@@ -147,6 +147,8 @@ def test_steps_that_come_while_their_second_is_divided_are_late_and_flagged(
     energy = world.monitor.request_energy("late")
     assert energy is not None
     assert Fault.LOST_STEP_RECORDS in energy.flags
+    assert energy.joules is None
+    assert energy.reason == "the records of this request's steps were lost or came too late"
     assert world.monitor.snapshot().faults["lost_step_records"] >= 1
     assert world.monitor.snapshot().conservation_error_ratio < 1e-9
 

@@ -124,6 +124,25 @@ def test_a_message_says_up_to_when_it_is_complete() -> None:
     assert before_ns < (complete[0] or 0) < (complete[1] or 0) < time.monotonic_ns()
 
 
+def test_no_message_is_complete_beyond_a_step_that_may_have_ended_unseen() -> None:
+    """Its end is noted after the scheduler took its result in; a message may be sent in between."""
+    taken: list[Frames] = []
+    recorder = StepRecorder(keeping(taken))
+    outputs = [step({"a": (4, 0, 4)}), step(old={"a": (4, 1)})]
+    for output in outputs:  # as with asynchronous scheduling, two are under way
+        recorder.launched(output)
+    ends_ns = []
+    for output in outputs:
+        ends_ns.append(time.monotonic_ns())
+        recorder.flush()
+        recorder.ended(output, ends_ns[-1], None)
+    recorder.flush()
+    complete = [decoded(message).complete_ns or 0 for message in taken]
+    assert complete[0] < ends_ns[0]
+    assert complete[1] == ends_ns[0]
+    assert complete[2] > ends_ns[1]
+
+
 def test_ids_that_vllm_did_not_randomise_stay_whole() -> None:
     messages: list[Frames] = []
     recorder = StepRecorder(keeping(messages), randomised=False)

@@ -246,22 +246,33 @@ def test_two_samples_and_two_prompts_are_one_request(client: Any, traffic: Traff
 
 
 def test_an_aborted_request_keeps_its_joules(server: Server, client: Any, traffic: Traffic) -> None:
-    stream = client.completions.create(
-        model=MODEL_NAME,
-        prompt=tokens(200, 1011),
-        stream=True,
-        extra_headers={"x-request-id": "aborted-1"},
-        **exactly(ENDLESS),
-    )
-    for number, _ in enumerate(stream):
-        if number == 1:  # on a busy machine a chunk may hold many tokens
+    answers = []
+    for attempt in range(1, 4):
+        request_id = f"aborted-{attempt}"
+        stream = client.completions.create(
+            model=MODEL_NAME,
+            prompt=tokens(200, 1011 + attempt),
+            stream=True,
+            extra_headers={"x-request-id": request_id},
+            **exactly(ENDLESS),
+        )
+        for number, _ in enumerate(stream):
+            if number == 1:  # on a busy machine a chunk may hold many tokens
+                break
+        stream.response.close()
+        traffic.aborted.add(request_id)
+        answer = server.settled(request_id)[request_id]
+        assert answer["aborted"] is True
+        answers.append(answer)
+        if answer["joules"] is not None:
             break
-    stream.response.close()
-    traffic.aborted.add("aborted-1")
-    answer = server.settled("aborted-1")["aborted-1"]
-    assert answer["aborted"] is True
-    assert answer["prefill_joules"] > 0
-    assert answer["decode_joules"] > 0
+        # A machine that stood still for seconds: no figure, and why.
+        assert answer["reason"], answer
+    log = server.log()[-4000:]
+    assert answer["joules"] is not None, f"{answers}\n{log}"
+    assert answer["prefill_joules"] > 0, f"{answers}\n{log}"
+    assert answer["decode_joules"] > 0, f"{answers}\n{log}"
+    assert answer["prompt_tokens"] == 200, f"{answers}\n{log}"
 
 
 def test_prompt_tokens_are_known_however_the_answer_came(
@@ -291,7 +302,6 @@ def test_prompt_tokens_are_known_however_the_answer_came(
     for request_id, sent in traffic.completed.items():
         told = sent.told_prompt_tokens or sent.prompt_tokens
         assert answers[request_id]["prompt_tokens"] == told, request_id
-    assert answers["aborted-1"]["prompt_tokens"] == 200
     assert answers["chat-aborted"]["aborted"] is True
     for request_id in ("chat-aborted", "chat-plain"):
         assert answers[request_id]["prompt_tokens"] == usage.prompt_tokens, request_id
@@ -442,8 +452,8 @@ def test_every_token_of_every_request_is_in_the_step_records(server: Server, tra
         assert prefill.max() <= 256
         seen_chunks = seen_chunks or ((prefill > 0).sum() > sent.sequences)
     assert seen_chunks, "no prompt was computed in chunks"
-    (aborted,) = traffic.aborted
-    entries = steps.request == steps.request_ids.index(aborted)
-    assert steps.prefill_tokens[entries].sum() == 200
-    assert 1 <= steps.decode_tokens[entries].sum() < ENDLESS - 1
+    for aborted in traffic.aborted:
+        entries = steps.request == steps.request_ids.index(aborted)
+        assert steps.prefill_tokens[entries].sum() == 200
+        assert 1 <= steps.decode_tokens[entries].sum() < ENDLESS - 1
     assert set(steps.request_ids) >= set(traffic.completed) | traffic.aborted
