@@ -6,7 +6,9 @@ NAME: `coalitions-low`, `coalitions-high` (three tenants, every subset at the sa
 interleaved: 5 to 6 minutes each), `duplicates` (copies of one shape in steady traffic: 4 minutes), `phases`
 (pure prefill and pure decode: 1 minute). The server is started with `--energy-record DIR` (serve.sh does);
 the output holds the requests, the windows and what the server said of them, and analyse.py reads both.
-`--scale 0.3` shortens every window to a rehearsal. Needs only the standard library.
+`--scale 0.3` shortens every window to a rehearsal. `--highest-token` and `--longest-prompt` are for models
+with a smaller vocabulary or context; `--draw 4` has no prompt above 3,300 tokens, and those of the
+warm-up are cut. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import traffic
 from traffic import Endpoint, Planned, Sent, play
 
 CALM_SECONDS = 1.2
@@ -121,9 +124,35 @@ DRAWS = {
         ((896, 18.0), (3500, 5.5)),
         (12, 64),
     ),
+    # Short enough for a model with a context of 4,096 tokens.
+    4: Draw(
+        {
+            "code": ((1300, 0.5, 3300), (22, 0.7, 130)),
+            "conv": ((600, 0.7, 3000), (180, 0.55, 600)),
+            "long": ((160, 0.5, 500), (360, 0.45, 900)),
+        },
+        {
+            "low": {"code": 2.4, "conv": 1.6, "long": 0.7},
+            "high": {"code": 5.2, "conv": 4.6, "long": 2.1},
+        },
+        {"low": 86117, "high": 52289, "steady": 8819},
+        {"conv": 2.2, "code": 0.6, "long": 0.6},
+        (
+            (640, 40, 52),
+            (1600, 22, 24),
+            (3200, 8, 16),
+            (104, 212, 48),
+            (880, 120, 33),
+            (52, 44, 190),
+            (304, 420, 19),
+        ),
+        ((832, 19.0), (3200, 6.0)),
+        (14, 80),
+    ),
 }
 DUPLICATE_SECONDS = 10.0
 SETTLING_SECONDS = 20.0
+LONGEST_PROMPT = 10_000
 
 
 def tenant_plan(draw: Draw, tenant: str, rate: float, seconds: float, seed: int) -> list[Planned]:
@@ -205,13 +234,13 @@ PLANS = {
 }
 
 
-async def warm_up(endpoint: Endpoint) -> None:
+async def warm_up(endpoint: Endpoint, longest_prompt: int) -> None:
     """Each kind of step once, so that nothing is compiled or captured inside a window."""
     for wave in ([(64, 40)] * 2, [(2000, 8)] * 4, [(300, 60)] * 48, [(5000, 4), (16, 80)]):
         now = time.time()
         jobs = []
         for prompt, output in wave:
-            planned = Planned(0.0, prompt, output, "warm-up")
+            planned = Planned(0.0, min(prompt, longest_prompt), output, "warm-up")
             sent = Sent("warm-up", "warm-up", f"warm-{random.SystemRandom().randrange(1 << 48):x}", now)
             jobs.append((planned, sent))
         await asyncio.gather(*(endpoint.complete(p, s, hash(s.request_id)) for p, s in jobs))
@@ -256,14 +285,20 @@ def split(endpoint: Endpoint, window: dict[str, Any]) -> Any:
     return endpoint.get(f"/energy?start={window['start_unix']:.6f}&end={window['end_unix']:.6f}&group_by=tag")
 
 
-async def run(name: str, url: str, out: Path, scale: float, draw: int) -> None:
+async def run(
+    name: str, url: str, out: Path, scale: float, draw: int, *, longest_prompt: int = LONGEST_PROMPT
+) -> None:
     endpoint = Endpoint(url)
-    await warm_up(endpoint)
+    await warm_up(endpoint, longest_prompt)
     idle_start = time.time()
     await asyncio.sleep(6.0 * min(scale, 1.0) + 1.0)
     idle = {"name": "idle", "start_unix": idle_start + 1.0, "end_unix": time.time(), "requests": []}
     windows: list[dict[str, Any]] = [idle]
-    for window, plan in PLANS[name](DRAWS[draw], scale):
+    plans = PLANS[name](DRAWS[draw], scale)
+    longest = max(planned.prompt_tokens for _, plan in plans for planned in plan)
+    if longest > longest_prompt:
+        raise SystemExit(f"experiments: --draw {draw} has prompts of {longest} tokens; try --draw 4")
+    for window, plan in plans:
         windows.append(await play(endpoint, window, plan, calm_seconds=CALM_SECONDS))
     result: dict[str, Any] = {"schema": "wattload.experiment/1", "experiment": name, "scale": scale}
     result["draw"] = draw
@@ -288,8 +323,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--draw", type=int, default=2, choices=sorted(DRAWS), help="which of the drawn loads")
+    parser.add_argument("--highest-token", type=int, default=traffic.VOCABULARY[1])
+    parser.add_argument("--longest-prompt", type=int, default=LONGEST_PROMPT, help="in tokens")
     options = parser.parse_args()
-    asyncio.run(run(options.experiment, options.url, options.out, options.scale, options.draw))
+    traffic.VOCABULARY = (min(traffic.VOCABULARY[0], options.highest_token // 2), options.highest_token)
+    asyncio.run(
+        run(
+            options.experiment,
+            options.url,
+            options.out,
+            options.scale,
+            options.draw,
+            longest_prompt=options.longest_prompt,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Both servers (serve.sh) share one GPU, and are idle while the other is measured.
 same windows with the same prompts (60 tokens in, 150 to 450 out, random token ids); the order alternates.
 A closed loop keeps N requests in flight and drops those under way at its end; `poisson:R` sends R requests
 per second whatever is answered. A process of its own reads the GPU's counter every 50 ms. CPU time is that of
-the process that listens on the port, the API process.
+the processes that listen on the port, the API processes together, and beside it that of this client.
 
 DIR/production_load.json has every window; the table at the end has paired differences, metered over plain,
 with 95 % intervals over the blocks. Tokens per second count the tokens received in the window. With a second
@@ -190,8 +190,8 @@ async def load(
     return done + dropped, window
 
 
-def process_of(port: int) -> int | None:
-    """The process that listens on a port of this machine, by /proc; None where it is not to be found."""
+def listeners(port: int) -> list[int]:
+    """The processes that listen on a port of this machine, by /proc."""
     wanted = f":{port:04X}"
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -202,23 +202,27 @@ def process_of(port: int) -> int | None:
         inodes |= {
             row.split()[9] for row in rows if row.split()[1].endswith(wanted) and row.split()[3] == "0A"
         }
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             links = {str(link.readlink()) for link in (folder / "fd").iterdir()}
         except OSError:
             continue
         if any(f"socket:[{inode}]" in links for inode in inodes):
-            return int(folder.name)
-    return None
+            found.append(int(folder.name))
+    return found
 
 
-def cpu_seconds(pid: int | None) -> float | None:
-    """CPU time that a process has used, its threads together."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(processes: list[int]) -> float | None:
+    """CPU time that the processes have used, their threads together; None without any."""
+    total = 0
+    for pid in processes:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK") if processes else None
 
 
 def measured(
@@ -231,15 +235,16 @@ def measured(
     block: int,
 ) -> dict[str, Any]:
     """One window of one arm."""
-    pid = process_of(endpoint.port)
+    processes = listeners(endpoint.port)
     gc.collect()
     gc.disable()
-    began, cpu = time.time(), cpu_seconds(pid)
+    began, cpu, own_cpu = time.time(), cpu_seconds(processes), time.process_time()
     try:
         requests, window = asyncio.run(load(endpoint, kind, options.seconds, f"{block}-{kind}"))
     finally:
         gc.enable()
-    spent, elapsed = cpu_seconds(pid), time.time() - began
+    spent, elapsed = cpu_seconds(processes), time.time() - began
+    own_cpu = time.process_time() - own_cpu
     finished = [(r, u) for r in requests if not r.dropped and (u := usage_of(r)) is not None]
     inside = [(r, u) for r, u in finished if r.sent_unix >= window[0]]
     chunks = sum(r.chunks for r, _ in finished)
@@ -272,6 +277,8 @@ def measured(
         "joules_per_token": joules / tokens if joules is not None and tokens else None,
         "watts": joules / options.seconds if joules is not None else None,
         "api_cpu_cores": (spent - cpu) / elapsed if spent is not None and cpu is not None else None,
+        "api_processes": len(processes),
+        "client_cpu_cores": own_cpu / elapsed,
     }
     if arm == "metered":
         time.sleep(2.0)
@@ -298,7 +305,8 @@ def measured(
         f"  {block:2d} {arm:8s} {kind:12s} {row['tokens_per_second']:8.0f} tok/s  "
         f"TTFT {1e3 * (row['ttft_p50_seconds'] or 0):7.1f} ms  "
         f"TPOT {1e3 * (row['tpot_p50_seconds'] or 0):6.2f} ms  "
-        f"{row['watts'] or 0:5.0f} W  cpu {100 * (row['api_cpu_cores'] or 0):4.0f} %  failed {row['failed']}",
+        f"{row['watts'] or 0:5.0f} W  cpu {100 * (row['api_cpu_cores'] or 0):4.0f} %  "
+        f"client {100 * row['client_cpu_cores']:3.0f} %  failed {row['failed']}",
         flush=True,
     )
     return row
