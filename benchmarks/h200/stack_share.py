@@ -45,6 +45,8 @@ def counted(raw: str) -> dict[str, object]:
     functions: Counter[str] = Counter()
     for row in raw.splitlines():
         stack, _, number = row.rpartition(" ")
+        if not number.isdigit():
+            continue
         frames = stack.split(";")
         thread = "main" if "MainThread" in frames[0] else "others"
         samples[thread] += int(number)
