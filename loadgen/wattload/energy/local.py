@@ -13,13 +13,19 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import IO
 
+import httpx
+
+from wattload.energy.client import EnergyClient
 from wattload.errors import InputError
 from wattload.own_server import announced, end
 
 KINDS = ("nvml", "rapl")
+# Counters are refreshed ten times a second or more often.
+COUNTING_SECONDS = 3.0
 _SOURCE = re.compile(rf"({'|'.join(KINDS)})(?:\?gpu=([^?&\s]+))?")
 
 
@@ -77,4 +83,21 @@ def start(kind: str, devices: str | None, shown: str) -> _Meter:
     if address is None:
         end(process)
         raise InputError(f"{shown}: {last.removeprefix('wattserve meter: ')}")
+    _await_first_joules(address)
     return _Meter(process, output, address)
+
+
+def _await_first_joules(address: str) -> None:
+    """Returns once every counter was seen to move, after COUNTING_SECONDS at the latest: from then on a
+    window is covered from its begin."""
+    client = EnergyClient(address)
+    deadline = time.monotonic() + COUNTING_SECONDS
+    try:
+        while not all(device["energy_joules"] for device in client.info()["devices"]):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+    except (httpx.HTTPError, ValueError, KeyError):
+        return  # whoever asks next says it better
+    finally:
+        client.close()
