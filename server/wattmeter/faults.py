@@ -65,9 +65,12 @@ class Fault(StrEnum):
     TIMEOUT = "timeout", "A device did not respond to the meter in time.", True
     UNKNOWN_ERROR = "unknown_error", "The meter met an error without a name.", True
     CLOCK_STEP = "clock_step", "The meter's clock was stepped inside the window.", True
-    MIG = "mig", "The GPU is divided by MIG; the joules are the whole GPU's."
+    MIG = "mig", "The GPU is divided, by MIG or a partition mode; the joules are the whole GPU's."
     VGPU = "vgpu", "The GPU is shared between virtual machines; the joules are the whole GPU's."
-    MODULE_SCOPE = "module_scope", "The joules are the module's (GPU and CPU), not the GPU's alone."
+    MODULE_SCOPE = (
+        "module_scope",
+        "The joules are the module's (GPU and CPU, or two GPU dies), not one GPU's alone.",
+    )
     SHARED_DEVICE = (
         "shared_device",
         "Other processes computed on the GPU; the joules include theirs.",

@@ -178,11 +178,13 @@ def meter(
     ] = None,
     kind: Annotated[
         str,
-        typer.Option("--meter", help="Where joules come from: nvml, rapl, recorded:FILE, modelled:PROFILE."),
+        typer.Option(
+            "--meter", help="Where joules come from: nvml, amdsmi, rapl, recorded:FILE, modelled:PROFILE."
+        ),
     ] = "nvml",
     devices: Annotated[
         str | None,
-        typer.Option(help="GPUs by index or UUID, separated by commas (all, or CUDA_VISIBLE_DEVICES)."),
+        typer.Option(help="GPUs by index or UUID, separated by commas (all, or CUDA_, HIP_VISIBLE_DEVICES)."),
     ] = None,
     idle_watts: Annotated[
         float | None,

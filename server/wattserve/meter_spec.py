@@ -10,6 +10,9 @@ from wattmeter.faults import Fault
 from wattmeter.meters import MeterUnavailableError
 from wattmeter.meters.base import Meter
 
+# Meters of GPUs that can be named, and divided among engines.
+GPU_KINDS = ("nvml", "amdsmi")
+
 
 @dataclass(frozen=True, slots=True)
 class MeterSpec:
@@ -36,14 +39,14 @@ class MeterSpec:
             raise MeterUnavailableError(
                 f"{flag} {text}: not a meter; there are {others}, recorded:FILE and modelled:PROFILE"
             )
-        if named is not None and kind != "nvml" and flag == "--meter":
-            raise MeterUnavailableError(f"--devices is for --meter nvml, not {kind}")
+        if named is not None and kind not in GPU_KINDS and flag == "--meter":
+            raise MeterUnavailableError(f"--devices is for --meter {' and '.join(GPU_KINDS)}, not {kind}")
         return cls(kind, detail, named, flag)
 
     @property
     def divisible(self) -> bool:
         """Whether each engine has devices of its own; otherwise one engine has all that is metered."""
-        return self.kind in ("nvml", "modelled")
+        return self.kind in (*GPU_KINDS, "modelled")
 
     def open(
         self,
@@ -59,19 +62,23 @@ class MeterSpec:
         """
         if self.kind == "modelled":
             return self._modelled(number)
-        if self.kind == "nvml":
-            return self._nvml(gpus or self.devices, is_own)
+        if self.kind in GPU_KINDS:
+            return self._gpus(gpus or self.devices, is_own)
         if self.kind == "recorded":
             return meters.open_meter("recorded", path=self.detail, loop=True)
         return meters.open_meter(self.kind)
 
-    def _nvml(self, gpus: Sequence[str] | None, is_own: Callable[[int], bool | None] | None) -> Meter:
+    def _gpus(self, gpus: Sequence[str] | None, is_own: Callable[[int], bool | None] | None) -> Meter:
         try:
-            return meters.open_meter("nvml", gpus=gpus, is_own=is_own)
+            return meters.open_meter(self.kind, gpus=gpus, is_own=is_own)
         except MeterUnavailableError as error:
             if error.fault is not Fault.DRIVER_NOT_LOADED:
                 raise
-            advice = f"without an NVIDIA GPU: {self.flag} rapl (the CPU's own counter), or `wattserve sim`"
+            maker, other = ("NVIDIA", "amdsmi (AMD)") if self.kind == "nvml" else ("AMD", "nvml (NVIDIA)")
+            advice = (
+                f"without an {maker} GPU: {self.flag} {other}, {self.flag} rapl (the CPU's own counter), or"
+                " `wattserve sim`"
+            )
             raise MeterUnavailableError(f"{error}; {advice}", error.fault) from None
 
     def _modelled(self, number: int) -> Meter:

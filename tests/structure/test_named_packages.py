@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Wattload itself is not there before its first release.
-ON_THE_INDEX = {"nvidia-ml-py"}
+ON_THE_INDEX = {"amdsmi", "nvidia-ml-py"}
 _INSTALL = re.compile(r"pip install(?: --?[\w-]+)* ((?:'[^']+'|\S+))")
 
 

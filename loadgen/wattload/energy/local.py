@@ -23,7 +23,8 @@ from wattload.energy.client import EnergyClient
 from wattload.errors import InputError
 from wattload.own_server import announced, end
 
-KINDS = ("nvml", "rapl")
+# Kinds of meter, and whether ?gpu= selects among their devices.
+KINDS = {"nvml": True, "amdsmi": True, "rapl": False}
 # Counters are refreshed ten times a second or more often.
 COUNTING_SECONDS = 3.0
 _SOURCE = re.compile(rf"({'|'.join(KINDS)})(?:\?gpu=([^?&\s]+))?")
@@ -40,9 +41,9 @@ _running: dict[str, _Meter] = {}
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is this host's own sensors: `nvml`, `nvml?gpu=0,2` or `rapl`."""
+    """Whether a source is this host's own sensors: `nvml`, `nvml?gpu=0,2`, `amdsmi` or `rapl`."""
     found = _SOURCE.fullmatch(source)
-    return found is not None and (found[2] is None or found[1] == "nvml")
+    return found is not None and (found[2] is None or KINDS[found[1]])
 
 
 def address_of(source: str) -> str:

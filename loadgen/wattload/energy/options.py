@@ -14,8 +14,6 @@ from wattload.options import Options
 _WORDS = {
     "dcgm": "needs the exporter's address, as dcgm+http://HOST:9400/metrics",
     "prometheus": "needs the server's address, as prometheus+http://HOST:9090",
-    "amdsmi": "is not read here yet; give a Prometheus that scrapes AMD's exporter, as"
-    " prometheus+http://HOST:9090?query=COUNTER",
     "auto": "is the default: the target's own energy is used",
 }
 
@@ -56,12 +54,12 @@ class EnergyOptions(Options):
 
     energy: Annotated[str | None, BeforeValidator(_sources)] = Field(
         default=None,
-        description="Source of energy: nvml or rapl (this host's own sensors), the URL of a `wattserve"
-        " meter`, dcgm+URL, prometheus+URL, or none; ?gpu=, uuid=,"
+        description="Source of energy: nvml, amdsmi or rapl (this host's own sensors), the URL of a"
+        " `wattserve meter`, dcgm+URL, prometheus+URL, or none; ?gpu=, uuid=,"
         " pod=, namespace= and instance= select devices. Repeat it to add up several hosts, or find their"
         " meters with k8s:app=LABEL,namespace=NAME or targets+URL?job=NAME (of a Prometheus). Default:"
         " the target itself.",
-        json_schema_extra={"metavar": "URL|nvml|rapl|none", "repeat": True},
+        json_schema_extra={"metavar": "URL|nvml|amdsmi|rapl|none", "repeat": True},
     )
     energy_calibration: str | None = Field(
         default=None,

@@ -1,6 +1,6 @@
 """The source of a run's energy, by the address that --energy gives.
 
-    nvml?gpu=0,1                                           this host's own sensors (or rapl)
+    nvml?gpu=0,1                                           this host's own sensors (or amdsmi, rapl)
     http://host:8001                                       a wattserve, with its split between requests
     dcgm+http://host:9400/metrics?gpu=0,1                  GPUs of a DCGM exporter
     prometheus+http://host:9090?query=METRIC&pod=vllm-0    an energy counter that a Prometheus has scraped

@@ -1,8 +1,8 @@
 """Where joules are read: one file a sensor, one line each in REGISTRY.
 
-A meter opened by name is `open_meter("nvml")`, `open_meter("recorded", path=...)`, `open_meter("rapl")`. The
-modelled meter is made by whoever has the model (`wattmeter.meters.modelled.ModelledMeter`), as it needs the
-model's energy.
+A meter opened by name is `open_meter("nvml")`, `open_meter("amdsmi")`, `open_meter("recorded", path=...)`,
+`open_meter("rapl")`. The modelled meter is made by whoever has the model
+(`wattmeter.meters.modelled.ModelledMeter`), as it needs the model's energy.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from wattmeter.meters.base import Meter
 
 # name: (module, class)
 REGISTRY = {
+    "amdsmi": ("wattmeter.meters.amdsmi", "AmdsmiMeter"),
     "nvml": ("wattmeter.meters.nvml", "NvmlMeter"),
     "rapl": ("wattmeter.meters.rapl", "RaplMeter"),
     "recorded": ("wattmeter.meters.recorded", "RecordedMeter"),

@@ -14,25 +14,21 @@ from pathlib import Path
 from wattmeter.faults import Fault
 from wattmeter.meters import MeterUnavailableError
 from wattmeter.meters.base import Device, Reading
+from wattmeter.meters.wrapping import WrappingCounter
 
 MICRO = 1e-6
 DEFAULT_ROOT = Path("/sys/class/powercap")
-# No zone draws more: a fall that a wrap could explain only by more is a reset. One joule over it is allowed,
-# since the counter moves in steps.
+# No zone draws more: a fall that a wrap could explain only by more is a reset.
 MAX_WATTS = 2000.0
-STEP_JOULES = 1.0
 
 
 class RaplMeter:
     """RAPL zones as devices: each package (and its DRAM where it is a zone of its own), or `psys=True` alone.
 
-    `energy_uj` wraps at `max_energy_range_uj` (about 262 kJ; at 400 W a wrap takes 11 minutes). How often it
-    wrapped since the last good read follows from the time between them and what a zone can draw (MAX_WATTS).
-    Where more than one number of wraps is possible, after a long time without reads, none is guessed: the
-    reading has the fault `counter_wrapped`, and does not continue the ones before. Where none is possible the
-    counter began anew, and its fall is passed on. A failed read is a fault and no wrap. The
-    files are readable by root only since CVE-2020-8694. Raises MeterUnavailableError where there are no
-    zones or they may not be read.
+    `energy_uj` wraps at `max_energy_range_uj` (about 262 kJ; at 400 W a wrap takes 11 minutes), which
+    WrappingCounter follows: a reading after too long a time has the fault `counter_wrapped`. A failed read is
+    a fault and no wrap. The files are readable by root only since CVE-2020-8694. Raises MeterUnavailableError
+    where there are no zones or they may not be read.
     """
 
     source = "rapl"
@@ -42,9 +38,7 @@ class RaplMeter:
     def __init__(self, *, psys: bool = False, root: str | Path = DEFAULT_ROOT) -> None:
         root = Path(root)
         self._files: dict[str, Path] = {}
-        self._range: dict[str, float] = {}
-        self._last: dict[str, tuple[int, float]] = {}
-        self._wrapped: dict[str, float] = {}
+        self._counters: dict[str, WrappingCounter] = {}
         self._devices: list[Device] = []
         for zone in sorted(root.glob("*-rapl*:*")):
             # intel-rapl-mmio repeats the package zones of intel-rapl.
@@ -72,26 +66,8 @@ class RaplMeter:
         now = time.monotonic_ns()
         if value < 0.0:
             return Reading(device_id, now, time.time(), fault=Fault.UNKNOWN_ERROR)
-        fault = None
-        if device_id in self._last:
-            fault = self._unwrap(device_id, *self._last[device_id], now, value)
-        self._last[device_id] = (now, value)
-        joules = value + self._wrapped[device_id]
+        joules, fault = self._counters[device_id].unwrapped(now, value)
         return Reading(device_id, now, time.time(), energy_joules=joules, fault=fault)
-
-    def _unwrap(
-        self, device_id: str, last_ns: int, last_joules: float, now_ns: int, joules: float
-    ) -> Fault | None:
-        """Count the wraps between two good reads; the fault is why their number is not known."""
-        span, most = self._range[device_id], MAX_WATTS * (now_ns - last_ns) * 1e-9 + STEP_JOULES
-        fewest = 0 if joules >= last_joules else 1
-        gained = joules - last_joules + fewest * span
-        if gained + span <= most:
-            return Fault.COUNTER_WRAPPED
-        # After a reset the wraps before it count no more: the value falls for whoever reads it.
-        possible = fewest == 0 or gained <= most
-        self._wrapped[device_id] = self._wrapped[device_id] + fewest * span if possible else 0.0
-        return None
 
     def read_power(self, device_id: str) -> Reading:
         """RAPL has no power reading."""
@@ -117,8 +93,7 @@ class RaplMeter:
         if span is None or not span.isdigit() or int(span) == 0:
             raise MeterUnavailableError(f"RAPL: {zone / 'max_energy_range_uj'} holds no number")
         self._files[device_id] = energy
-        self._range[device_id] = int(span) * MICRO
-        self._wrapped[device_id] = 0.0
+        self._counters[device_id] = WrappingCounter(int(span) * MICRO, MAX_WATTS)
         self._devices.append(Device(device_id, name, self.source))
 
 

@@ -47,7 +47,9 @@ SETTLE_PERIOD_SECONDS = 0.25
 REQUESTS_AT_ONCE = 64
 MAX_SETTLED_REQUESTS = 10_000
 ID_USED_BEFORE = "another request had this id before, so the joules of this one are not told"
-MIG_REFUSAL = "the GPU is divided by MIG, and its energy is known for the whole GPU only"
+MIG_REFUSAL = (
+    "the GPU is divided (by MIG or a partition mode), and its energy is known for the whole GPU only"
+)
 
 
 class EnergyMonitor:

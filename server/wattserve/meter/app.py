@@ -53,6 +53,7 @@ from wattserve.meter.engines import Node
 from wattserve.meter.estimates import StreamEstimates
 from wattserve.meter.ingest import Ingest
 from wattserve.meter.proxy import StreamingProxy
+from wattserve.meter_spec import GPU_KINDS
 from wattserve.protocol.address import socket_path
 from wattserve.protocol.messages import HttpQuestion
 
@@ -153,8 +154,10 @@ class MeterApp:
             self.ingest.start()
         if self.estimates is not None and self.proxy is not None:
             self.estimates.start(await self.proxy.model())
-        if self._selftest_seconds is not None and self._selftest_beside and self.node.spec.kind == "nvml":
-            path = selftest_process.start(self._selftest_seconds, self.node.spec.devices)
+        if self._selftest_seconds is not None and self._selftest_beside and self.node.spec.kind in GPU_KINDS:
+            path = selftest_process.start(
+                self._selftest_seconds, self.node.spec.devices, kind=self.node.spec.kind
+            )
             follow = functools.partial(
                 selftest_process.follow, path, self._note_selftest, wait=self._stopped.wait
             )

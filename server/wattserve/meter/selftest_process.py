@@ -19,10 +19,10 @@ POLL_SECONDS = 0.5
 LONGEST_SECONDS = 180.0
 
 
-def start(seconds: float, devices: Sequence[str] | None = None) -> Path:
-    """Starts a test of NVML's sensors; `follow` finds its outcome in the file."""
+def start(seconds: float, devices: Sequence[str] | None = None, *, kind: str = "nvml") -> Path:
+    """Starts a test of the sensors of GPUs; `follow` finds its outcome in the file."""
     handle, path = tempfile.mkstemp(prefix="wattserve-selftest-", suffix=".json")
-    command = [sys.executable, "-m", "wattserve.meter.selftest_process", str(seconds)]
+    command = [sys.executable, "-m", "wattserve.meter.selftest_process", kind, str(seconds)]
     subprocess.Popen(
         [*command, *(devices or ())],
         stdout=handle,
@@ -65,13 +65,13 @@ def _found(path: Path) -> dict[str, Any] | None:
 
 
 def main(arguments: list[str]) -> int:
-    """`SECONDS [GPU ...]`: prints the result as JSON, or `{"failed": reason}`."""
+    """`METER SECONDS [GPU ...]`: prints the result as JSON, or `{"failed": reason}`."""
     from wattmeter.meters import open_meter
     from wattmeter.selftest.sensor_test import run_selftest
 
     try:
-        meter = open_meter("nvml", gpus=arguments[1:] or None)
-        print(json.dumps(run_selftest(meter, float(arguments[0])).as_json()))
+        meter = open_meter(arguments[0], gpus=arguments[2:] or None)
+        print(json.dumps(run_selftest(meter, float(arguments[1])).as_json()))
         meter.close()
     except Exception as error:
         print(json.dumps({"failed": str(error) or type(error).__name__}))

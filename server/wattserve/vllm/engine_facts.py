@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wattmeter.energy_model.step_model import NO_PADDING, TILE_TOKENS, Padding
+from wattmeter.meters import amdsmi
 
 # Facts of a model's configuration by the names that configurations give them.
 SHAPE_KEYS: dict[str, tuple[str, ...]] = {
@@ -56,8 +57,9 @@ def engine_gpus(
 
     vLLM gives worker i of the engine with the data-parallel `local_rank` on this host the GPU at
     local_rank * world_size + i of `assigned` (from `--device-ids`, already resolved to GPUs of the host), or
-    else of CUDA_VISIBLE_DEVICES, or of all GPUs; a list that is too short for that was cut for this engine
-    alone. `named` are GPUs that a person named instead: all of them are those of a server with one engine.
+    else of CUDA_VISIBLE_DEVICES (on ROCm ROCR_ or HIP_VISIBLE_DEVICES), or of all GPUs; a list that is too
+    short for that was cut for this engine alone. `named` are GPUs that a person named instead: all of them
+    are those of a server with one engine.
     """
     first = local_rank * world_size
     if named:
@@ -66,10 +68,13 @@ def engine_gpus(
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if assigned:
         gpus = [str(number) for number in assigned]
-    elif visible is None:
-        return [str(number) for number in range(first, first + world_size)]
-    else:
+    elif visible is not None:
         gpus = [part.strip() for part in visible.split(",") if part.strip()]
+    else:
+        of_rocm = amdsmi.visible_gpus(environment)
+        if of_rocm is None:
+            return [str(number) for number in range(first, first + world_size)]
+        gpus = of_rocm
     if first + world_size > len(gpus):
         first = 0
     return gpus[first : first + world_size]

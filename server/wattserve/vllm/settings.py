@@ -42,7 +42,8 @@ FLAGS = (
         "meter",
         "WATTSERVE_METER",
         "SPEC",
-        "where joules come from: nvml (the default), recorded:FILE, or modelled:PROFILE (labelled modelled)",
+        "where joules come from: nvml (the default), amdsmi, recorded:FILE, or modelled:PROFILE (labelled"
+        " modelled)",
     ),
     Flag(
         "devices",

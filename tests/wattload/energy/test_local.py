@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from wattload.errors import InputError
 from wattload.own_server import end
 
 
-@pytest.mark.parametrize("source", ["nvml", "rapl", "nvml?gpu=0", "nvml?gpu=0,GPU-1234"])
+@pytest.mark.parametrize(
+    "source", ["nvml", "amdsmi", "rapl", "nvml?gpu=0", "nvml?gpu=0,GPU-1234", "amdsmi?gpu=1"]
+)
 def test_words_for_this_hosts_sensors(source: str) -> None:
     assert is_local(source)
     assert EnergyOptions(energy=source).energy == source
@@ -29,9 +32,16 @@ def test_others_are_addresses(source: str) -> None:
     assert address_of(source) == source
 
 
-def test_what_nobody_reads_yet_is_refused_with_a_way_out() -> None:
-    with pytest.raises(ValueError, match="is not read here yet"):
-        EnergyOptions(energy="amdsmi")
+@pytest.mark.parametrize("word", ["dcgm", "prometheus", "auto"])
+def test_the_name_of_a_kind_that_needs_an_address_is_refused_with_a_way_out(word: str) -> None:
+    with pytest.raises(ValueError, match=r"needs the |is the default"):
+        EnergyOptions(energy=word)
+
+
+@pytest.mark.skipif(find_spec("amdsmi") is not None, reason="AMD SMI's binding is installed")
+def test_amd_gpus_without_amds_binding_are_a_sentence_with_the_package() -> None:
+    with pytest.raises(InputError, match=r"energy: amdsmi: .*not installed: pip install amdsmi"):
+        address_of("amdsmi")
 
 
 def test_sensors_that_are_not_there_are_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

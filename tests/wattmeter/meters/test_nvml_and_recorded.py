@@ -477,6 +477,6 @@ def test_the_modelled_counter_steps_as_a_real_one() -> None:
 
 
 def test_every_meter_of_the_registry_says_what_is_missing() -> None:
-    with pytest.raises(MeterUnavailableError, match=r"'amd' is not a meter .*nvml, rapl, rec"):
+    with pytest.raises(MeterUnavailableError, match=r"'amd' is not a meter .*amdsmi, nvml, rapl, rec"):
         open_meter("amd")
-    assert set(REGISTRY) == {"nvml", "rapl", "recorded"}
+    assert set(REGISTRY) == {"amdsmi", "nvml", "rapl", "recorded"}

@@ -10,6 +10,7 @@ import pytest
 from meter_fakes import SECOND
 from wattmeter.faults import Fault
 from wattmeter.meters.base import DeviceState, Reading
+from wattmeter.monitor.energy_monitor import MIG_REFUSAL
 from world import MODEL, World
 
 IDLE_WATTS = 100.0
@@ -126,7 +127,7 @@ def test_under_mig_the_gpu_is_metered_and_no_request_is() -> None:
     request = world.monitor.request_energy("b")
     assert request is not None
     assert (request.joules, request.prefill_joules, request.decode_joules) == (None, None, None)
-    assert request.reason == "the GPU is divided by MIG, and its energy is known for the whole GPU only"
+    assert request.reason == MIG_REFUSAL
     window = world.monitor.window_energy(begin, begin + 6.0)
     assert Fault.MIG in window.flags
     assert window.total_joules is not None

@@ -186,5 +186,7 @@ def test_a_machine_without_a_gpu_is_told_what_there_is_for_it(
     monkeypatch.setattr("wattmeter.meters.open_meter", unavailable)
     with pytest.raises(MeterUnavailableError, match=r"^NVML does not start: why") as caught:
         MeterSpec.parse("nvml", flag="--energy-meter").open()
-    assert ("without an NVIDIA GPU: --energy-meter rapl" in str(caught.value)) == advised
+    assert (
+        "without an NVIDIA GPU: --energy-meter amdsmi (AMD), --energy-meter rapl" in str(caught.value)
+    ) == advised
     assert caught.value.fault is fault

@@ -38,6 +38,19 @@ def test_the_gpus_of_an_engine_of_two(
 
 
 @pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"HIP_VISIBLE_DEVICES": "3,1"}, ["3", "1"]),
+        ({"ROCR_VISIBLE_DEVICES": "4,5,6", "HIP_VISIBLE_DEVICES": "1,2"}, ["5", "6"]),
+        # Slurm may set ROCm's variable on a host of NVIDIA's, too.
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "ROCR_VISIBLE_DEVICES": "2,3"}, ["2", "3"]),
+    ],
+)
+def test_the_gpus_of_an_engine_on_rocm(environment: dict[str, str], expected: list[str]) -> None:
+    assert engine_gpus(2, environment) == expected
+
+
+@pytest.mark.parametrize(
     ("rank", "visible", "assigned", "named", "expected"),
     [
         (1, None, None, None, ["2", "3"]),
