@@ -7,12 +7,18 @@ records names its columns in the header; each is one further frame.
 Within a version, keys, columns and types of messages may be added: a receiver ignores those that it does not
 know, and a column that is absent is all zeros. What would be misunderstood gets another version, and a
 receiver refuses a version that it does not speak, with a sentence.
+
+A sender for whom each frame costs something sends a message as one frame: a zero byte, the length of the
+header (4 bytes, little-endian), the header, and the other frames one behind the other; `frames` of the header
+are their lengths.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import struct
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeGuard
@@ -111,6 +117,36 @@ class StepRecords:
     batch: StepBatch
     prompts: tuple[tuple[int, str, int], ...] = ()
     complete_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Scheduled:
+    """Steps as a scheduler has them, made without an array library; `decode` makes StepRecords of them.
+
+    Per step: `index`, `launch_ns`, `end_ns`, and how many `entries` it has. Per entry, those of a step one
+    behind the other: `request` (row in `request_ids`), `context_tokens` before the step, `scheduled_tokens`
+    computed in it. Per request: `prompt_tokens`. `from_cache` are the entries whose context came from the
+    prefix cache, `drafts` are (entry, tokens drafted, tokens accepted). An entry computes its prompt where
+    its context is shorter than that, or where it computes more than one token besides drafts; else it
+    decodes.
+    """
+
+    TYPE: ClassVar[str] = "scheduled"
+    request_ids: list[str] = field(default_factory=list)
+    prompts: list[tuple[int, str, int]] = field(default_factory=list)
+    from_cache: list[int] = field(default_factory=list)
+    drafts: list[tuple[int, int, int]] = field(default_factory=list)
+    index: array[int] = field(default_factory=lambda: array("q"))
+    launch_ns: array[int] = field(default_factory=lambda: array("q"))
+    end_ns: array[int] = field(default_factory=lambda: array("q"))
+    entries: array[int] = field(default_factory=lambda: array("i"))
+    request: array[int] = field(default_factory=lambda: array("i"))
+    context_tokens: array[int] = field(default_factory=lambda: array("i"))
+    scheduled_tokens: array[int] = field(default_factory=lambda: array("i"))
+    prompt_tokens: array[int] = field(default_factory=lambda: array("i"))
+
+
+SCHEDULED_COLUMNS = tuple(item.name for item in fields(Scheduled) if item.type == "array[int]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +307,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "tuple[str, ...]": lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)),
     "dict[str, Any]": lambda value: isinstance(value, dict),
 }
+_SCHEDULED_KINDS = [[name, "<i8" if name in STEP_COLUMNS else "<i4"] for name in SCHEDULED_COLUMNS]
 # Names by which things are found again, kept as long as they are known; and counts from 0.
 _NAMES = frozenset({"id", "server", "engine", "boot_id"})
 _COUNTS = frozenset({"number", "lost", "next_step", "rank", "engines"})
@@ -323,16 +360,66 @@ def encode_steps(
     return frames
 
 
+def encode_scheduled(told: Scheduled, *, engine: str, next_step: int, complete_ns: int | None) -> bytes:
+    """The one frame of steps as a scheduler has them."""
+    names = "\n".join(told.request_ids)
+    columns = [getattr(told, name) for name in SCHEDULED_COLUMNS]
+    parts = [column.tobytes() for column in columns]
+    header: dict[str, Any] = {
+        "v": VERSION,
+        "type": Scheduled.TYPE,
+        "engine": engine,
+        "next_step": next_step,
+        "prompts": told.prompts,
+        "from_cache": told.from_cache,
+        "drafts": told.drafts,
+        "complete_ns": complete_ns,
+        "columns": _SCHEDULED_KINDS,
+    }
+    if names.count("\n") == max(0, len(told.request_ids) - 1):
+        parts.append(names.encode("utf-8", "surrogatepass"))
+        header["names"] = True
+    else:  # a name with a line break in it
+        header["request_ids"] = told.request_ids
+    header["frames"] = [len(part) for part in parts]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join([b"\0", struct.pack("<I", len(text)), text, *parts])
+
+
+def _unpacked(frames: Sequence[bytes]) -> Sequence[bytes]:
+    """The frames of a message; several out of one that holds them all."""
+    if len(frames) != 1 or frames[0][:1] != b"\0":
+        return frames
+    packed = frames[0]
+    if len(packed) < 5:
+        raise ProtocolError("a message in one frame that is cut short")
+    at = 5 + struct.unpack("<I", packed[1:5])[0]
+    header = packed[5:at]
+    lengths = _header([header]).get("frames")
+    if not isinstance(lengths, list) or not all(_is_int(n) and n >= 0 for n in lengths):
+        raise ProtocolError("a message in one frame needs frames, a list of lengths")
+    if at + sum(lengths) != len(packed):
+        raise ProtocolError("a message in one frame whose frames are not as long as it says")
+    found = [header]
+    for length in lengths:
+        found.append(packed[at : at + length])
+        at += length
+    return found
+
+
 def decode(frames: Sequence[bytes]) -> Message:
     """The message in `frames`.
 
     Raises VersionError for another version, and ProtocolError where the frames are not a message, name a
     type that is not known, or contradict themselves.
     """
+    frames = _unpacked(frames)
     header = _header(frames)
     kind = header.get("type")
     if kind == StepRecords.TYPE:
         return _decode_steps(header, frames[1:])
+    if kind == Scheduled.TYPE:
+        return _decode_steps(*_as_steps(header, frames[1:]))
     cls = _PLAIN.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise ProtocolError(f"a message of the type {_shown(kind)}, which is not known here")
@@ -434,7 +521,78 @@ def _check_times(columns: dict[str, npt.NDArray[Any]]) -> None:
         )
 
 
-def _columns(named: object, frames: Sequence[bytes]) -> dict[str, npt.NDArray[Any]]:
+def _as_steps(header: dict[str, Any], frames: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    """The header and the columns of `steps` out of those of `scheduled`."""
+    ids = header.get("request_ids")
+    if header.get("names"):
+        if not frames:
+            raise ProtocolError("scheduled steps without the frame of their names")
+        try:
+            ids = frames[-1].decode("utf-8", "surrogatepass").split("\n") if frames[-1] else []
+        except UnicodeDecodeError:
+            raise ProtocolError("the names of scheduled steps are not UTF-8") from None
+        frames = frames[:-1]
+    columns = _columns(header.get("columns"), frames, required=SCHEDULED_COLUMNS, long=STEP_COLUMNS)
+    steps, request = len(columns["index"]), columns["request"]
+    entries, prompt = columns["entries"], columns["prompt_tokens"]
+    if len(entries) != steps or (steps and entries.min() < 0) or entries.sum(dtype=np.int64) != len(request):
+        raise ProtocolError("the column entries must count the entries of each step")
+    if not isinstance(ids, list) or len(prompt) != len(ids):
+        raise ProtocolError("the column prompt_tokens needs a row for each of request_ids")
+    if len(request) and not 0 <= request.min() <= request.max() < len(ids):
+        raise ProtocolError("the column request must be positions in request_ids")
+    context, tokens = columns["context_tokens"], columns["scheduled_tokens"]
+    if not len(context) == len(tokens) == len(request):
+        raise ProtocolError("the columns of scheduled steps are not of one length")
+    drafted, accepted, cached = (np.zeros(len(request), np.int32) for _ in range(3))
+    drafts = _rows(header.get("drafts", []), 3, len(request))
+    drafted[drafts[:, 0]], accepted[drafts[:, 0]] = drafts[:, 1], drafts[:, 2]
+    from_cache = _rows(header.get("from_cache", []), 0, len(request))
+    cached[from_cache] = context[from_cache]
+    # One token at a time past the prompt is decoding; everything else fills the KV cache, also the tokens a
+    # preempted request computes again.
+    prefill = (context < prompt[request]) | (tokens - drafted > 1)
+    as_steps = {
+        "index": columns["index"],
+        "launch_ns": columns["launch_ns"],
+        "end_ns": columns["end_ns"],
+        "step": np.repeat(np.arange(steps, dtype=np.int32), entries),
+        "request": request,
+        "prefill_tokens": tokens * prefill,
+        "decode_tokens": tokens * ~prefill,
+        "context_tokens": context,
+        "cached_tokens": cached,
+        "draft_tokens": drafted,
+        "accepted_tokens": accepted,
+    }
+    kinds = [[name, "<i8" if name in STEP_COLUMNS else "<i4"] for name in as_steps]
+    return {**header, "request_ids": ids, "columns": kinds}, [a.tobytes() for a in as_steps.values()]
+
+
+def _rows(given: object, width: int, entries: int) -> npt.NDArray[np.int64]:
+    """Entries, (N,), or with a `width` lists whose first number is one, (N, width), as an array."""
+    rows = given if isinstance(given, list) else [None]
+    if width:
+        good = all(isinstance(row, list) and len(row) == width and all(map(_is_tokens, row)) for row in rows)
+    else:
+        good = all(map(_is_tokens, rows))
+    if not good:
+        raise ProtocolError("drafts and from_cache of scheduled steps must be lists of whole numbers")
+    found = np.array(rows, np.int64).reshape((-1, width) if width else -1)
+    named = found[:, 0] if width else found
+    if len(named) and named.max() >= entries:
+        raise ProtocolError(f"drafts or from_cache name an entry of {entries} that is none")
+    return found
+
+
+def _columns(
+    named: object,
+    frames: Sequence[bytes],
+    *,
+    required: Sequence[str] = REQUIRED_COLUMNS,
+    long: Sequence[str] = STEP_COLUMNS,
+) -> dict[str, npt.NDArray[Any]]:
+    """Each column by its name; those in `long` are int64, the others int32."""
     if not isinstance(named, list) or len(named) != len(frames):
         raise ProtocolError("columns of step records must name each frame behind the header")
     columns: dict[str, npt.NDArray[Any]] = {}
@@ -445,12 +603,12 @@ def _columns(named: object, frames: Sequence[bytes]) -> dict[str, npt.NDArray[An
         if len(frame) % dtype.itemsize or len(frame) // dtype.itemsize > 64 * MAX_STEPS:
             raise ProtocolError(f"the column {item[0]} has {len(frame)} bytes, which is no whole column")
         column = np.frombuffer(frame, dtype)
-        wanted = np.dtype(np.int64 if item[0] in STEP_COLUMNS else np.int32)
+        wanted = np.dtype(np.int64 if item[0] in long else np.int32)
         narrowed = wanted.itemsize < dtype.itemsize and len(column) > 0
         if narrowed and not -MAX_TOKENS <= column.min() <= column.max() <= MAX_TOKENS:
             raise ProtocolError(f"the column {str(item[0])[:40]} holds a value that no 32 bits hold")
         columns[str(item[0])] = column if column.dtype == wanted else column.astype(wanted)
-    missing = [name for name in REQUIRED_COLUMNS if name not in columns]
+    missing = [name for name in required if name not in columns]
     if missing:
         raise ProtocolError(f"step records lack the columns {', '.join(missing)}")
     return columns

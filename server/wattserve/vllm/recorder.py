@@ -5,7 +5,9 @@ new SchedulerOutput each step and does not change it after `update_from_output` 
 second thread may turn it into columns later. That thread wakes by itself, and is woken by the engine's only
 where a request began and ended since (its response waits for its first record). It shares the interpreter
 lock with the engine's thread, so it works while the device does: a while after the last launch, on all steps
-that have ended, those that decode one token for the same requests in one operation.
+that have ended. Each time that it lets go of the lock it has to take it from the engine's thread again, which
+costs that thread more than the work does: so everything is done in calls that keep the lock (numpy lets it go
+on more than 500 elements), and sent as one frame. What a step's tokens are is left to the meter to find out.
 """
 
 from __future__ import annotations
@@ -13,16 +15,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from wattmeter.arrays import I32, I64
-from wattmeter.steps.batch import ENTRY_COLUMNS, STEP_COLUMNS
 from wattserve.protocol import messages
 from wattserve.protocol.messages import Frames
 from wattserve.vllm.request_ids import prompt_of, request_id_of
@@ -39,8 +37,6 @@ HEARTBEAT_SECONDS = 1.0
 SHORTEST_FLUSH_SECONDS = 0.02
 # The longest that a message waits for a moment in which the engine waits for the device.
 LONGEST_PAUSE_SECONDS = 0.01
-# Columns that are all zeros in most messages need not be sent.
-OPTIONAL_COLUMNS = ("cached_tokens", "draft_tokens", "accepted_tokens")
 
 
 class StepRecorder:
@@ -70,9 +66,7 @@ class StepRecorder:
         self._finished: deque[_Finished] = deque()
         self._next_index = 0
         self._steps_sent = 0
-        self._prompt_tokens: dict[str, int] = {}
-        # The id that clients know of each engine request that runs.
-        self._names: dict[str, str] = {}
+        self._running = _Running(self._name)
         # Requests whose first steps are not sent yet, and whether any request ended since the last message.
         self._unsent: set[str] = set()
         self._ended = False
@@ -165,161 +159,144 @@ class StepRecorder:
         # Read off the steps themselves: the engine's thread counts on meanwhile.
         next_step = max((step[0] + 1 for step in finished), default=0) or self._steps_sent
         try:
-            steps, entries, request_ids, prompts = self._columns(finished)
+            told = self._told(finished)
         except Exception:
             # A vLLM whose objects look different: these steps are lost, which the meter counts.
             if not self._broken:
                 logger.exception("wattserve cannot read this vLLM's scheduler output; step records are lost")
             self._broken = True
-            steps, entries, request_ids, prompts = self._columns([])
+            told = self._told([])
         self._steps_sent = next_step
-        columns = dict(zip(STEP_COLUMNS, steps, strict=True))
-        columns |= dict(zip(ENTRY_COLUMNS, entries, strict=True))
-        for name in OPTIONAL_COLUMNS:
-            if not columns[name].any():
-                del columns[name]
-        frames = messages.encode_steps(
-            engine=self._engine,
-            next_step=next_step,
-            columns=columns,
-            request_ids=request_ids,
-            prompts=prompts,
-            complete_ns=complete_ns,
+        frame = messages.encode_scheduled(
+            told, engine=self._engine, next_step=next_step, complete_ns=complete_ns
         )
-        if not self._send(frames):
+        if not self._send([frame]):
             self.lost_messages += 1
 
-    def _columns(self, finished: list[_Finished]) -> tuple[I64, I32, list[str], list[tuple[int, str, int]]]:
-        """(steps, entries, request ids, prompts of the requests that are new here), as the protocol has
-        them."""
-        request_of: dict[str, int] = {}
-        new: dict[str, int] = {}
-        times: list[tuple[int, int, int]] = []
-        blocks: list[I32] = []
-        ended: list[str] = []
-        batch: _Batch | None = None
-        alike: list[Sequence[int]] = []  # contexts of the last steps, where they decode for the same requests
+    def _told(self, finished: list[_Finished]) -> messages.Scheduled:
+        """What the meter is told of these steps."""
+        told = messages.Scheduled()
+        running = self._running
+        running.told = None
         for index, launch_ns, end_ns, output, sampled, rows in finished:
+            new = output.scheduled_new_reqs
+            for request in new:
+                running.known[request.req_id] = (self._name(request.req_id), _prompt_length(request))
             if index >= 0:
-                for request in output.scheduled_new_reqs:
-                    new[request.req_id] = self._prompt_tokens[request.req_id] = _prompt_length(request)
-                before, batch = batch, self._batch(output, request_of, batch)
-                if alike and (batch is not before or not _is_plain(output, batch)):
-                    blocks.append(_plain_entries(len(times) - len(alike), before, alike))
-                    alike = []
-                if _is_plain(output, batch):
-                    alike.append(output.scheduled_cached_reqs.num_computed_tokens)
-                else:
-                    blocks.append(_entries(len(times), output, batch, sampled, rows))
-                times.append((index, launch_ns, end_ns))
-            for request_id in output.finished_req_ids:
-                self._prompt_tokens.pop(request_id, None)
-                ended.append(request_id)
-        if alike:
-            blocks.append(_plain_entries(len(times) - len(alike), batch, alike))
-        steps = np.array(times, np.int64).reshape(-1, len(STEP_COLUMNS)).T
-        nothing = np.empty((len(ENTRY_COLUMNS), 0), np.int32)
-        prompts = [(request_of[name], prompt_of(name), tokens) for name, tokens in new.items()]
-        ids = [self._name(engine_id) for engine_id in request_of]
-        for engine_id in ended:
-            self._names.pop(engine_id, None)
-        return steps, np.concatenate([nothing, *blocks], axis=1), ids, prompts
+                cached = output.scheduled_cached_reqs
+                ids, contexts = cached.req_ids, cached.num_computed_tokens
+                first = len(told.request)
+                if cached.resumed_req_ids:  # preempted before: it starts with what the cache still held
+                    told.from_cache += [first + ids.index(name) for name in cached.resumed_req_ids]
+                if new:
+                    told.from_cache += range(first + len(ids), first + len(ids) + len(new))
+                    contexts = contexts + [request.num_computed_tokens for request in new]
+                    ids = ids + [request.req_id for request in new]
+                running.follow(ids, output.finished_req_ids)
+                if running.told is None:
+                    running.begin(told)
+                told.prompts += [
+                    (running.rows[row], prompt_of(name), running.known[name][1])
+                    for row, name in enumerate(ids[len(ids) - len(new) :], len(ids) - len(new))
+                ]
+                told.index.append(index)
+                told.launch_ns.append(launch_ns)
+                told.end_ns.append(end_ns)
+                told.entries.append(len(ids))
+                told.request.extend(running.rows)
+                told.context_tokens.extend(array("i", contexts))
+                told.scheduled_tokens.extend(_scheduled(output, ids))
+                drafted = output.scheduled_spec_decode_tokens
+                if drafted:
+                    told.drafts += [
+                        (first + at, *_speculation(output, name, sampled, rows))
+                        for at, name in enumerate(ids)
+                        if name in drafted
+                    ]
+            for engine_id in output.finished_req_ids:
+                running.known.pop(engine_id, None)
+        return told
 
     def _name(self, engine_id: str) -> str:
-        name = self._names.get(engine_id)
-        if name is None:
-            name = self._names[engine_id] = request_id_of(engine_id, randomised=self._randomised)
-        return name
-
-    def _batch(self, output: Any, request_of: dict[str, int], previous: _Batch | None) -> _Batch:
-        """Who is in the step; the arrays of the previous step again where the requests are the same ones."""
-        ids = output.scheduled_cached_reqs.req_ids
-        new = output.scheduled_new_reqs
-        if previous is not None and not new and ids == previous.ids:
-            return previous
-        if new:
-            ids = ids + [request.req_id for request in new]
-        count = len(ids)
-        for request_id in ids:
-            if request_id not in request_of:
-                request_of[request_id] = len(request_of)
-        rows = np.fromiter(map(request_of.__getitem__, ids), np.int32, count)
-        # A request this thread never saw starting counts as past its prompt.
-        prompt = np.fromiter(map(self._prompt_tokens.get, ids, repeat(0)), np.int32, count)
-        return _Batch(ids, rows, prompt)
+        return request_id_of(engine_id, randomised=self._randomised)
 
 
-@dataclass(slots=True)
-class _Batch:
-    """The requests of a step: ids, their index in the message, their prompt lengths; arrays of shape (n,)."""
+class _Running:
+    """Who was in the last step, in the scheduler's order: the engine's ids, and of each the id that clients
+    know, the length of its prompt and its row in the message that is being made.
 
-    ids: list[str]
-    request: I32
-    prompt: I32
+    It is followed from step to step: hundreds of requests stay where they were while one comes or goes.
+    `known` are name and prompt length by the engine's id, of requests that were seen starting.
+    """
+
+    def __init__(self, name_of: Callable[[str], str]) -> None:
+        self.known: dict[str, tuple[str, int]] = {}
+        self.told: messages.Scheduled | None = None
+        self.rows: array[int] = array("i")
+        self._name_of = name_of
+        self._ids: list[str] = []
+        self._names: list[str] = []
+        self._prompts: array[int] = array("i")
+        # The engine's ids of the message's rows.
+        self._in_message: list[str] = []
+
+    def follow(self, ids: list[str], finished: Collection[str]) -> None:
+        """Take in who is in the next step; those that the message does not know yet get its next rows."""
+        if ids == self._ids:
+            return
+        for engine_id in finished:
+            if engine_id in self._ids:
+                at = self._ids.index(engine_id)
+                for column in (self._ids, self._names, self._prompts, self.rows):
+                    del column[at]
+        self._add(ids[len(self._ids) :])
+        if ids != self._ids:  # preempted, resumed, in another order
+            known_rows = dict(zip(self._in_message, range(len(self._in_message)), strict=True))
+            self._ids, self._names = [], []
+            self._prompts, self.rows = array("i"), array("i")
+            self._add(ids, known_rows)
+
+    def begin(self, told: messages.Scheduled) -> None:
+        """A message begins, with those who are in its first step."""
+        self.told = told
+        self._in_message = self._ids.copy()
+        self.rows = array("i", range(len(self._ids)))
+        told.request_ids = self._names.copy()
+        told.prompt_tokens = self._prompts[:]
+
+    def _add(self, ids: list[str], known_rows: Mapping[str, int] = MappingProxyType({})) -> None:
+        for engine_id in ids:
+            # A request that this thread never saw starting counts as past its prompt.
+            name, prompt = self.known.get(engine_id) or (self._name_of(engine_id), 0)
+            row = known_rows.get(engine_id)
+            if row is None:
+                row = len(self._in_message)
+                self._in_message.append(engine_id)
+                if self.told is not None:
+                    self.told.request_ids.append(name)
+                    self.told.prompt_tokens.append(prompt)
+            self._ids.append(engine_id)
+            self._names.append(name)
+            self._prompts.append(prompt)
+            self.rows.append(row)
+
+
+def _scheduled(output: Any, ids: list[str]) -> array[int]:
+    """How many tokens the step computes for each of `ids`."""
+    tokens = output.num_scheduled_tokens
+    if output.total_num_scheduled_tokens == len(ids):
+        return array("i", (1,)) * len(ids)
+    new = [tokens[request.req_id] for request in output.scheduled_new_reqs]
+    old = len(ids) - len(new)
+    if output.total_num_scheduled_tokens - sum(new) == old:
+        return array("i", (1,)) * old + array("i", new)
+    return array("i", list(map(tokens.__getitem__, ids)))
 
 
 def _prompt_length(request: Any) -> int:
     if request.prompt_token_ids is not None:
         return len(request.prompt_token_ids)
     return int(request.prompt_embeds.shape[0])
-
-
-def _is_plain(output: Any, batch: _Batch) -> bool:
-    """Whether the step computes one token for each of its requests, all of which ran before."""
-    return (
-        output.total_num_scheduled_tokens == len(batch.ids)
-        and not output.scheduled_new_reqs
-        and not output.scheduled_spec_decode_tokens
-        and not output.scheduled_cached_reqs.resumed_req_ids
-    )
-
-
-def _plain_entries(first: int, batch: _Batch | None, contexts: list[Sequence[int]]) -> I32:
-    """The entries of such steps from number `first` on, int32 (8, steps x n) in the order of `ENTRY_COLUMNS`;
-    `contexts` are those of each step's requests."""
-    assert batch is not None
-    shape = (len(contexts), len(batch.ids))
-    block = np.zeros((len(ENTRY_COLUMNS), *shape), np.int32)
-    columns = dict(zip(ENTRY_COLUMNS, block, strict=True))
-    columns["step"][:] = np.arange(first, first + len(contexts))[:, None]
-    columns["request"][:] = batch.request
-    columns["context_tokens"][:] = contexts
-    prefill = columns["context_tokens"] < batch.prompt
-    columns["prefill_tokens"][:] = prefill
-    columns["decode_tokens"][:] = ~prefill
-    return block.reshape(len(ENTRY_COLUMNS), -1)
-
-
-def _entries(step: int, output: Any, batch: _Batch, sampled: Any, rows: Any) -> I32:
-    """The entries of one step, int32 (8, n) in the order of `ENTRY_COLUMNS`."""
-    ids = batch.ids
-    count = len(ids)
-    cached = output.scheduled_cached_reqs
-    tokens = np.fromiter(map(output.num_scheduled_tokens.__getitem__, ids), np.int32, count)
-    block = np.zeros((len(ENTRY_COLUMNS), count), np.int32)
-    columns = dict(zip(ENTRY_COLUMNS, block, strict=True))
-    context, from_cache = columns["context_tokens"], columns["cached_tokens"]
-    old = len(cached.req_ids)
-    context[:old] = cached.num_computed_tokens
-    if count > old:
-        context[old:] = [request.num_computed_tokens for request in output.scheduled_new_reqs]
-        from_cache[old:] = context[old:]
-    if cached.resumed_req_ids:  # preempted before: what it starts with again is what the cache still held
-        for at, request_id in enumerate(cached.req_ids):
-            if request_id in cached.resumed_req_ids:
-                from_cache[at] = context[at]
-    drafts, accepted = columns["draft_tokens"], columns["accepted_tokens"]
-    if output.scheduled_spec_decode_tokens:
-        for at, request_id in enumerate(ids):
-            drafts[at], accepted[at] = _speculation(output, request_id, sampled, rows)
-    # One token at a time past the prompt is decoding; everything else fills the KV cache, also the tokens a
-    # preempted request computes again.
-    prefill = (context < batch.prompt) | (tokens - drafts > 1)
-    columns["step"][:] = step
-    columns["request"][:] = batch.request
-    np.multiply(tokens, prefill, out=columns["prefill_tokens"])
-    np.multiply(tokens, ~prefill, out=columns["decode_tokens"])
-    return block
 
 
 def _speculation(output: Any, request_id: str, sampled: Any, rows: Any) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from array import array
 
 import numpy as np
 import pytest
@@ -265,3 +266,90 @@ def test_any_header_is_a_message_or_refused(header: dict[str, object], kind: str
     text = json.dumps({**header, "v": 3, "type": kind}).encode()
     with contextlib.suppress(ProtocolError):
         assert kind == messages.decode([text, b"1234"]).TYPE
+
+
+def scheduled(**changes: object) -> messages.Scheduled:
+    """Two steps: `a` and `b` compute their prompts, then one token each."""
+    told = messages.Scheduled(["a", "b"], [(0, "a", 10), (1, "b", 4)], [0, 1])
+    for name, values in {
+        "index": [0, 1],
+        "launch_ns": [1, 11],
+        "end_ns": [10, 20],
+        "entries": [2, 2],
+        "request": [0, 1, 0, 1],
+        "context_tokens": [2, 0, 10, 4],
+        "scheduled_tokens": [8, 4, 1, 1],
+        "prompt_tokens": [10, 4],
+    }.items():
+        getattr(told, name).extend(values)
+    for name, value in changes.items():
+        setattr(told, name, array("i", value) if isinstance(value, tuple) else value)
+    return told
+
+
+def packed(told: messages.Scheduled) -> bytes:
+    return messages.encode_scheduled(told, engine="e", next_step=2, complete_ns=20)
+
+
+def test_steps_as_a_scheduler_has_them_are_step_records() -> None:
+    records = messages.decode(
+        [packed(scheduled(drafts=[[2, 0, 0], [3, 3, 2]], scheduled_tokens=(8, 4, 1, 4)))]
+    )
+    assert isinstance(records, StepRecords)
+    assert (records.engine, records.next_step, records.complete_ns) == ("e", 2, 20)
+    assert records.prompts == ((0, "a", 10), (1, "b", 4))
+    batch = records.batch
+    assert batch.request_ids == ("a", "b")
+    assert batch.step.tolist() == [0, 0, 1, 1]
+    assert batch.prefill_tokens.tolist() == [8, 4, 0, 0]
+    assert batch.decode_tokens.tolist() == [0, 0, 1, 4]
+    assert batch.cached_tokens.tolist() == [2, 0, 0, 0]
+    assert batch.draft_tokens.tolist() == [0, 0, 0, 3]
+    assert batch.accepted_tokens.tolist() == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entries": (2, 3)},
+        {"entries": (5, -1)},
+        {"entries": (2,)},
+        {"request": (0, 1, 0, 2)},
+        {"request": (0, 1, 0, -1)},
+        {"request": (0, 1, 0)},
+        {"prompt_tokens": (10,)},
+        {"context_tokens": (2, 0, 10)},
+        {"context_tokens": (2, 0, 10, -4)},
+        {"scheduled_tokens": (8, 4, 1)},
+        {"request_ids": ["a"]},
+        {"request_ids": ["a", "b" * 2000]},
+        {"from_cache": [4]},
+        {"from_cache": [-1]},
+        {"from_cache": 3},
+        {"from_cache": [[0]]},
+        {"drafts": [[0, 1]]},
+        {"drafts": [[4, 1, 1]]},
+        {"drafts": ["abc"]},
+        {"drafts": {"0": 1}},
+        {"prompts": [[5, "a", 1]]},
+    ],
+)
+def test_scheduled_steps_that_contradict_themselves_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError):
+        messages.decode([packed(scheduled(**changes))])
+
+
+def test_one_frame_holds_any_message() -> None:
+    header, *columns = steps()
+    text = json.dumps({**json.loads(header), "frames": [len(column) for column in columns]}).encode()
+    frame = b"".join([b"\0", len(text).to_bytes(4, "little"), text, *columns])
+    assert messages.encode(messages.decode([frame])) == messages.encode(messages.decode(steps()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 400), st.integers(0, 255), st.integers(0, 60))
+def test_a_damaged_frame_is_a_sentence(at: int, byte: int, cut: int) -> None:
+    frame = bytearray(packed(scheduled()))
+    frame[at % len(frame)] = byte
+    with contextlib.suppress(ProtocolError):
+        messages.decode([bytes(frame[: len(frame) - cut])])

@@ -1,11 +1,14 @@
 """Step records from scheduler outputs to `StepBatch`: exact tokens, and losses that are counted."""
 
+import random
 import time
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meter_node import keeping, until
 from wattmeter.steps.batch import ENTRY_COLUMNS, StepBatch
@@ -257,6 +260,100 @@ def test_steps_that_are_recorded_together_are_each_what_they_are() -> None:
         name = batch.request_ids[batch.request[at]]
         if batch.prefill_tokens[at] + batch.decode_tokens[at] == 1:
             assert (batch.prefill_tokens[at] == 1) == (batch.context_tokens[at] < prompts[name])
+
+
+def told_alone(output: Any, prompts: dict[str, int]) -> list[tuple[str, int, int, int, int]]:
+    """(id, prefill, decode, context, cached) of each entry of a step, written down without any shortcut."""
+    rows = []
+    cached = output.scheduled_cached_reqs
+    contexts = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+    contexts |= {request.req_id: request.num_computed_tokens for request in output.scheduled_new_reqs}
+    for name, context in contexts.items():
+        tokens = output.num_scheduled_tokens[name]
+        prefill = context < prompts.get(name, 0) or tokens > 1
+        fresh = name in cached.resumed_req_ids or name not in cached.req_ids
+        rows.append((name, tokens * prefill, tokens * (not prefill), context, context if fresh else 0))
+    return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.booleans())
+def test_whoever_comes_goes_and_returns_is_told_as_it_was(seed: int, flush_every: int, unseen: bool) -> None:
+    """Requests begin, end, are preempted and resumed, change places; messages begin anywhere."""
+    dice = random.Random(seed)
+    prompts: dict[str, int] = {}
+    running: list[str] = []
+    waiting: list[str] = []
+    contexts: dict[str, int] = {}
+    outputs = []
+    for number in range(24):
+        finished = [name for name in running if dice.random() < 0.15]
+        running = [name for name in running if name not in finished]
+        preempted = [name for name in running if dice.random() < 0.08]
+        running = [name for name in running if name not in preempted]
+        resumed = [name for name in waiting if dice.random() < 0.4]
+        waiting = [name for name in waiting if name not in resumed] + preempted
+        running += resumed
+        if dice.random() < 0.1:
+            dice.shuffle(running)
+        new = {f"r{number}-{at}": dice.randint(1, 40) for at in range(dice.choice([0, 0, 1, 2]))}
+        old = {}
+        for name in running:
+            if name in resumed:
+                contexts[name] = dice.randint(0, 3)
+            old[name] = (contexts[name], dice.choice([1, 1, 1, 5]))
+        prompts |= new
+        output = step(
+            {
+                name: (prompt, dice.choice([0, prompt - 1]), dice.randint(1, 8))
+                for name, prompt in new.items()
+            },
+            old,
+            finished=finished,
+            resumed=resumed,
+        )
+        for name, tokens in output.num_scheduled_tokens.items():
+            contexts[name] = contexts.get(name, 0) + tokens
+        running += new
+        outputs.append(output)
+    told: list[Frames] = []
+    recorder = StepRecorder(keeping(told))
+    if unseen:  # the recorder began after some of them
+        for request in outputs[0].scheduled_new_reqs:
+            prompts[request.req_id] = 0
+        outputs = outputs[1:]
+        prompts = {
+            name: prompt
+            for name, prompt in prompts.items()
+            if any(request.req_id == name for output in outputs for request in output.scheduled_new_reqs)
+        }
+    for first in range(0, len(outputs), flush_every):
+        run(recorder, *outputs[first : first + flush_every])
+    batch = StepBatch.concat(decoded(frames).batch for frames in told)
+    expected = [(row, *entry) for row, o in enumerate(o for o in outputs if o.num_scheduled_tokens)
+                for entry in told_alone(o, prompts)]  # fmt: skip
+    found = zip(
+        batch.step.tolist(),
+        (batch.request_ids[row] for row in batch.request),
+        batch.prefill_tokens.tolist(),
+        batch.decode_tokens.tolist(),
+        batch.context_tokens.tolist(),
+        batch.cached_tokens.tolist(),
+        strict=True,
+    )
+    assert list(found) == expected
+
+
+def test_a_name_with_a_line_break_stays_one_name() -> None:
+    batch = recorded(step({"a\nb": (4, 0, 4), "c": (4, 0, 4)}))
+    assert batch.request_ids == ("a\nb", "c")
+
+
+def test_a_message_is_one_frame() -> None:
+    """Each frame more is a moment in which the recorder lets go of the interpreter lock."""
+    taken: list[Frames] = []
+    run(StepRecorder(keeping(taken)), step({"a": (4, 0, 4)}), step(old={"a": (4, 1)}))
+    assert [len(frames) for frames in taken] == [1]
 
 
 def test_a_request_that_began_and_ended_is_told_of_at_once() -> None:
