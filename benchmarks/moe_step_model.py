@@ -2,7 +2,7 @@
 
     python benchmarks/moe_step_model.py [FOLDER] [--experts 64 --active 8]
 
-FOLDER (../shared/h100/olmoe by default) holds `recording/` and `coalitions-low.json.gz`: three tenants, all
+FOLDER (benchmarks/h100/olmoe by default) holds `recording/` and `coalitions-*.json.gz`: three tenants, all
 subsets, twice, on one H100 with the shape of OLMoE-1B-7B. Prints, in Markdown and for the model without and
 with the term, the error of predicted seconds (fitted on the other round of windows), when the online fit is
 trusted and how far it was off in what it predicted beforehand, and the error per tenant of the replayed
@@ -28,7 +28,7 @@ from wattmeter.energy_model.online_fit import OnlineFit
 from wattmeter.energy_model.step_model import PRIOR_MODEL, Experts
 from wattmeter.steps.recording import read
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+KEPT = Path(__file__).resolve().parent / "h100" / "olmoe"
 OLMOE = Experts(total=64, active=8)
 REPLAYED = "wattload, tenants as players, subsets replayed"
 
@@ -48,7 +48,8 @@ class Online:
 
 def evaluation(folder: Path, experts: Experts | None) -> Evaluation:
     recording = read(folder / "recording")
-    return replace(load(folder / "coalitions-low.json.gz", [recording]).data, experts=experts)
+    requests = next(iter(sorted(folder.glob("coalitions-*.json.gz"))))
+    return replace(load(requests, [recording]).data, experts=experts)
 
 
 def second_rms(data: Evaluation) -> float:
@@ -93,7 +94,7 @@ def tenant_errors(data: Evaluation, tenants: Sequence[str] = TENANTS) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=SHARED / "h100" / "olmoe")
+    parser.add_argument("folder", type=Path, nargs="?", default=KEPT)
     parser.add_argument("--experts", type=int, default=OLMOE.total)
     parser.add_argument("--active", type=int, default=OLMOE.active)
     options = parser.parse_args()

@@ -1,0 +1,56 @@
+"""The figures that docs/research/validation.md quotes of the H100 are those of the files that are kept."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+H100 = ROOT / "benchmarks" / "h100"
+PAGE = (ROOT / "docs" / "research" / "validation.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("### Again, with several API processes")[1].split("\n### ")[0]
+
+
+@pytest.fixture
+def production_load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks" / "h200"), *sys.path])
+    import production_load
+
+    return production_load
+
+
+@pytest.mark.parametrize(("file", "blocks"), [("production_load-4.json", 3), ("production_load-5.json", 5)])
+def test_metered_against_plain_with_several_api_processes(
+    production_load: Any, file: str, blocks: int
+) -> None:
+    windows = json.loads((H100 / file).read_text())["windows"]
+    for kind in ("closed:64", "closed:256", "closed:512"):
+        for figure in ("tokens_per_second", "tpot_p50_seconds", "joules_per_token"):
+            row = production_load.mean_change(windows, kind, figure, None)
+            low, high = (100 * bound for bound in row["ci95"])
+            quoted = f"{100 * row['change']:+.1f} % [{low:+.1f}, {high:+.1f}]"
+            assert row["blocks"] == blocks
+            assert quoted in SECTION, f"{kind} {figure}: {quoted}"
+
+
+def test_a_mixture_of_experts_by_the_servers_own_answers() -> None:
+    """The responses to group_by=tag of the joint runs, against the marginal contributions of the subsets."""
+    with gzip.open(H100 / "olmoe" / "coalitions-high.json.gz", "rt") as stream:
+        data = json.load(stream)
+    answers = data["settled"]["windows"]
+    names = [window["name"] for window in data["windows"]]
+    joint = [answers[at] for at, name in enumerate(names) if name.startswith("high:code+conv+long")]
+    assert len(joint) == 2
+    section = PAGE.split("### A mixture of experts, a fresh draw")[1].split("\n### ")[0]
+    measured = {"code": 790.0, "conv": 2745.0, "long": 2337.0}
+    for answer, row in zip(joint, section.split("group_by=tag`, first")[1].splitlines()[:2], strict=True):
+        quoted = [
+            float(cell.removesuffix(" %")) for cell in row.split(" | ")[-3:] for cell in [cell.strip(" |")]
+        ]
+        found = [100 * (answer["groups"][name] / joules - 1) for name, joules in measured.items()]
+        assert quoted == pytest.approx(found, abs=0.15)
