@@ -205,7 +205,8 @@ def meter(
         list[str] | None,
         typer.Option(
             help="Also meter this part of the node, as a separate figure: rapl (CPU packages, DRAM),"
-            " rapl-psys, acpi, ipmi, redfish:URL, command:'CMD' (prints 350 W or 12.5 kJ). May be repeated."
+            " rapl-psys, grace (CPUs, modules), nvml-module, acpi, ipmi, redfish:URL, command:'CMD'"
+            " (prints 350 W or 12.5 kJ). May be repeated."
         ),
     ] = None,
     selftest_seconds: Annotated[

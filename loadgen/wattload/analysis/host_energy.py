@@ -15,7 +15,7 @@ from wattload.rundir.requests import F64, Requests
 from wattload.rundir.result import HostInfo
 from wattload.rundir.run import RunData
 
-# Separate zones of RAPL, which do not overlap. `platform` and `node` hold the accelerators' too.
+# Separate zones of RAPL, which do not overlap. `platform`, `module` and `node` hold others' too.
 HOST_PARTS = ("cpu_package", "dram")
 
 

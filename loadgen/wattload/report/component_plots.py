@@ -14,9 +14,10 @@ _TITLES = {
     "cpu_package": "CPU packages",
     "dram": "memory",
     "platform": "platform (psys)",
+    "module": "modules (CPU and GPU)",
     "node": "node",
 }
-_WHOLES = ("platform", "node")
+_WHOLES = ("platform", "module", "node")
 
 
 def rows(run: RunJson) -> list[tuple[str, float | None, str]]:

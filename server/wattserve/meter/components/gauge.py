@@ -8,7 +8,7 @@ gives whole watts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wattmeter.faults import Fault
@@ -97,6 +97,36 @@ class GaugeMeter:
     def read_power(self, device_id: str) -> Reading:
         """Asked many times a second, which the sensor is not made for: the counter says enough."""
         return Reading(device_id, self._now_ns(), time.time(), fault=Fault.NOT_SUPPORTED)
+
+    def close(self) -> None:
+        return None
+
+
+class GaugesMeter:
+    """Several gauges of one kind as one meter: `readers` are by (component, name of the device)."""
+
+    min_energy_interval_seconds = PERIOD_SECONDS
+    update_period_seconds: float | None = None
+
+    def __init__(self, source: str, readers: Mapping[tuple[str, str], Callable[[], Value]]) -> None:
+        self.source = source
+        self.components: dict[str, str] = {}
+        self._gauges: dict[str, GaugeMeter] = {}
+        for (component, name), read in readers.items():
+            device_id = f"{source}: {name}"
+            self.components[device_id] = component
+            self._gauges[device_id] = GaugeMeter(device_id, name, source, read)
+        self.device_flags = {one: gauge.device_flags[one] for one, gauge in self._gauges.items()}
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        return tuple(device for gauge in self._gauges.values() for device in gauge.devices)
+
+    def read_energy(self, device_id: str) -> Reading:
+        return self._gauges[device_id].read_energy(device_id)
+
+    def read_power(self, device_id: str) -> Reading:
+        return self._gauges[device_id].read_power(device_id)
 
     def close(self) -> None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -22,9 +24,9 @@ from wattmeter.meters.base import Reading
 from wattmeter.meters.modelled import ModelledMeter
 from wattmeter.meters.rapl import RaplMeter
 from wattserve.meter.app import MeterApp
-from wattserve.meter.components import command, hwmon, ipmi, redfish
+from wattserve.meter.components import command, grace, hwmon, ipmi, redfish
 from wattserve.meter.components.components import Components
-from wattserve.meter.components.gauge import GaugeMeter, SensorError, Value
+from wattserve.meter.components.gauge import GaugeMeter, GaugesMeter, SensorError, Value
 from wattserve.meter.engines import Node
 from wattserve.meter_spec import MeterSpec
 
@@ -100,6 +102,8 @@ def test_a_number_without_its_unit_is_refused(text: str) -> None:
         ("command:a\0b", "null byte"),
         ("ipmi:racadm", "not one of"),
         ("rapl:x", "nothing after it"),
+        ("grace:x", "nothing after it"),
+        ("nvml-module:x", "nothing after it"),
         ("wall", "not a component"),
     ],
 )
@@ -209,6 +213,139 @@ def test_acpi_is_the_power_meter_among_the_chips(tmp_path: Path) -> None:
         read()
     with pytest.raises(SensorError, match="no ACPI power meter"):
         hwmon.reader(root=tmp_path / "none")
+
+
+GRACE = {
+    "Module Power Socket 0": 612_000_000,
+    "Grace Power Socket 0": 141_000_000,
+    "CPU Power Socket 0": 88_000_000,
+    "SysIO Power Socket 0": 23_000_000,
+    "Module Power Socket 1": 598_000_000,
+    "Grace Power Socket 1": 139_000_000,
+}
+
+
+def power_meters(root: Path, microwatts: dict[str, int], *, below: str) -> None:
+    """A hwmon tree as acpi_power_meter makes it, of meters by label; with a chip that is none of them."""
+    (root / "hwmon0").mkdir(parents=True)
+    (root / "hwmon0" / "name").write_text("nvme\n")
+    for number, (label, value) in enumerate(microwatts.items(), start=1):
+        place = root / f"hwmon{number}" / below
+        place.mkdir(parents=True)
+        (place / "name").write_text("power_meter\n")
+        (place / "power1_average").write_text(f"{value}\n")
+        (place / "power1_average_interval").write_text("1000\n")
+        (place / "power1_oem_info").write_text(f"{label}\n")
+        (place / "power1_is_battery").write_text("0\n")
+
+
+@pytest.mark.parametrize("below", ["", "device"])
+def test_grace_is_read_once_for_each_socket_and_its_module(tmp_path: Path, below: str) -> None:
+    """The rails of CPU and SysIO are inside Grace's, and Grace's inside the module's."""
+    power_meters(tmp_path, GRACE, below=below)
+    readers = grace.acpi_readers(root=tmp_path)
+    assert {place: read().watts for place, read in readers.items()} == {
+        ("module", "Module Power Socket 0"): 612.0,
+        ("cpu_package", "Grace Power Socket 0"): 141.0,
+        ("module", "Module Power Socket 1"): 598.0,
+        ("cpu_package", "Grace Power Socket 1"): 139.0,
+    }
+    with pytest.raises(SensorError, match="give grace instead"):
+        hwmon.reader(root=tmp_path)
+    components = Components([], meters=[("grace", GaugesMeter("grace", readers))])
+    assert [(entry["component"], entry["name"]) for entry in components.state()] == list(readers)
+
+
+def test_meters_of_acpi_that_are_not_graces_are_named(tmp_path: Path) -> None:
+    power_meters(tmp_path, {"CPU Power Socket 0": 1, "": 2}, below="device")
+    with pytest.raises(SensorError, match=r"are: CPU Power Socket 0, one without a label"):
+        grace.acpi_readers(root=tmp_path)
+    with pytest.raises(SensorError, match=r"there are: none"):
+        grace.acpi_readers(root=tmp_path / "nothing")
+    power_meters(tmp_path / "twice", {"Grace Power Socket 0": 1}, below="")
+    (tmp_path / "twice" / "hwmon1" / "power2_average").write_text("5")
+    (tmp_path / "twice" / "hwmon1" / "power2_oem_info").write_text("Grace Power Socket 0")
+    with pytest.raises(SensorError, match="two power meters are called Grace Power Socket 0"):
+        grace.acpi_readers(root=tmp_path / "twice")
+
+
+def test_a_meter_of_the_whole_node_is_found_where_older_kernels_have_it(tmp_path: Path) -> None:
+    power_meters(tmp_path, {"": 241_000_000}, below="device")
+    assert hwmon.reader(root=tmp_path)() == Value(watts=241.0)
+
+
+class ModuleNvml:
+    """As much of pynvml as the module's power needs. The GPU's own scope shows another figure."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *names: str | bytes, code: int = 0) -> None:
+        self.names, self.code = names, code
+
+    def nvmlInit(self) -> None:
+        return None
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str | bytes:
+        return self.names[handle]
+
+    def nvmlDeviceGetFieldValues(self, handle: int, fields: list[tuple[int, int]]) -> list[SimpleNamespace]:
+        ((field, scope),) = fields
+        assert field == 186
+        milliwatts = 600_500 if scope == 1 else 450_000
+        return [SimpleNamespace(nvmlReturn=self.code, value=SimpleNamespace(uiVal=milliwatts))]
+
+
+def test_nvml_is_asked_for_the_modules_power_and_not_the_gpus() -> None:
+    readers = grace.nvml_readers(nvml=ModuleNvml("NVIDIA GH200 480GB", b"NVIDIA GH200 480GB"))
+    assert {place: read().watts for place, read in readers.items()} == {
+        ("module", "module of GPU 0"): 600.5,
+        ("module", "module of GPU 1"): 600.5,
+    }
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GB200", "NVIDIA H100 80GB HBM3"])
+def test_a_module_that_gpus_share_is_not_counted_for_each(name: str) -> None:
+    with pytest.raises(SensorError, match="not a GH200: NVML does not tell which GPUs share a module"):
+        grace.nvml_readers(nvml=ModuleNvml("NVIDIA GH200 480GB", name))
+
+
+def test_a_driver_without_the_modules_scope_is_no_zero() -> None:
+    (read,) = grace.nvml_readers(nvml=ModuleNvml("NVIDIA GH200 480GB", code=3)).values()
+    with pytest.raises(SensorError, match=r"does not know the module's power \(code 3\)") as error:
+        read()
+    assert error.value.fault is Fault.NOT_SUPPORTED
+
+
+@pytest.mark.parametrize("pair", [("grace", "nvml-module"), ("nvml-module", "grace")])
+def test_one_component_from_two_sensors_is_refused(pair: tuple[str, str], tmp_path: Path) -> None:
+    power_meters(tmp_path, GRACE, below="device")
+    meters = {
+        "grace": GaugesMeter("grace", grace.acpi_readers(root=tmp_path)),
+        "nvml-module": GaugesMeter("nvml-module", grace.nvml_readers(nvml=ModuleNvml("NVIDIA GH200 480GB"))),
+    }
+    with pytest.raises(MeterUnavailableError, match=r"module's power is given twice"):
+        Components([], meters=[(kind, meters[kind]) for kind in pair])
+
+
+def test_gauges_integrate_each_on_its_own() -> None:
+    watts = {"a": 100.0, "b": 200.0}
+    readers = {("cpu_package", name): functools.partial(Value, watts=value) for name, value in watts.items()}
+    meter = GaugesMeter("grace", readers)
+    ids = [device.id for device in meter.devices]
+    assert [meter.read_energy(one).energy_joules for one in ids] == [0.0, 0.0]
+    time.sleep(0.05)
+    first, second = (meter.read_energy(one) for one in ids)
+    assert first.energy_joules is not None
+    assert first.energy_joules > 0.0
+    assert (first.power_watts, second.power_watts) == (100.0, 200.0)
+    assert set(meter.device_flags.values()) == {frozenset({Fault.INTEGRATED_POWER})}
 
 
 def gauge(kind: str, read: Callable[[], Value], now: Callable[[], int] = time.monotonic_ns) -> GaugeMeter:
