@@ -8,17 +8,22 @@ the truth.
 
     python benchmarks/interval_coverage.py
     python benchmarks/interval_coverage.py --workload code --arrivals poisson --windows 2000
+    python benchmarks/interval_coverage.py --arrivals poisson --seconds 24 --batches 12
+
+`--batches` shows the classic interval of batch means beside wattload's, for the energy per request.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from wattload import build_schedule, load_trace
 from wattload.analysis.statistics import (
@@ -95,6 +100,11 @@ def windows(served: Served, size: int) -> Iterator[slice]:
 
 def total_per_request(served: Served, part: slice) -> Interval | None:
     """Energy per request, idle included, as `wattload` computes it: joules and requests in bins of time."""
+    return ratio_interval(*binned(served, part))
+
+
+def binned(served: Served, part: slice) -> tuple[F64, F64]:
+    """Joules, idle included, and requests of a window's bins of time, each of shape (bins,)."""
     due, joules = served.due[part], served.joules[part]
     begin, end = due[0], served.due[part.stop] if part.stop < len(served.due) else due[-1]
     length = max(end - begin, 1e-9)
@@ -102,7 +112,18 @@ def total_per_request(served: Served, part: slice) -> Interval | None:
     place = ((due - begin) / length * bins).astype(np.int64).clip(0, bins - 1)
     requests = np.bincount(place, minlength=bins).astype(np.float64)
     spent = np.bincount(place, joules, minlength=bins) + IDLE_WATTS * length / bins
-    return ratio_interval(spent, requests)
+    return spent, requests
+
+
+def batch_means(served: Served, part: slice, batches: int) -> Interval | None:
+    """Energy per request with Student's interval of `batches` batch means, the ratio by the delta method."""
+    spent, requests = (
+        np.array([piece.sum() for piece in np.array_split(each, batches)]) for each in binned(served, part)
+    )
+    mean = float(spent.sum() / requests.sum())
+    error = float((spent - mean * requests).std(ddof=1)) / math.sqrt(batches) / float(requests.mean())
+    half = float(stats.t.ppf(0.975, batches - 1)) * error
+    return Interval(mean, mean - half, mean + half, error / mean, batches - 1)
 
 
 @dataclass(slots=True)
@@ -129,7 +150,7 @@ class Coverage:
         return f"{self.held / self.shown:6.1%} of {self.shown:,} (half width {width:.1%})"
 
 
-def report(served: Served, size: int) -> dict[str, Coverage]:
+def report(served: Served, size: int, batches: int | None = None) -> dict[str, Coverage]:
     steady = slice(len(served.due) // 100, len(served.due))
     span = served.due[-1] - served.due[steady.start]
     truths = {
@@ -150,6 +171,10 @@ def report(served: Served, size: int) -> dict[str, Coverage]:
         "end-to-end latency, p50": lambda part: quantile_interval(served.seconds[part], 0.5),
         "end-to-end latency, p90": lambda part: quantile_interval(served.seconds[part], 0.9),
     }
+    if batches is not None:
+        name = f"the same, {batches} batch means"
+        truths[name] = truths["energy per request"]
+        intervals[name] = lambda part: batch_means(served, part, batches)
     found = {name: Coverage() for name in truths}
     for part in windows(served, size):
         for name, truth in truths.items():
@@ -165,17 +190,20 @@ def main() -> None:
     parser.add_argument("--arrivals", action="append", help="default: poisson and trace")
     parser.add_argument("--rate", type=float, action="append", help="requests/s; default: 2 and 16")
     parser.add_argument("--sizes", default="30,100,1000", help="requests of a window")
+    parser.add_argument("--seconds", type=float, help="a window's length, in place of --sizes")
+    parser.add_argument("--batches", type=int, help="also batch means of this many batches")
     parser.add_argument("--windows", type=int, default=1000, help="windows of each size")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for workload in args.workload or ["conv", "code"]:
         for arrivals in args.arrivals or ["poisson", "trace"]:
             for rate in args.rate or [2.0, 16.0]:
-                for size in (int(part) for part in args.sizes.split(",")):
+                sizes = [int(part) for part in args.sizes.split(",")]
+                for size in [round(args.seconds * rate)] if args.seconds else sizes:
                     count = size * (args.windows + 1)
                     served = traffic(workload, rate, arrivals, count, args.seed)
                     print(f"\n{workload}, {arrivals} at {rate:g} requests/s, windows of {size} requests")
-                    for name, coverage in report(served, size).items():
+                    for name, coverage in report(served, size, args.batches).items():
                         print(f"  {name:32} {coverage}", flush=True)
 
 

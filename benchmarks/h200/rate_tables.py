@@ -4,7 +4,8 @@
 
 FOLDER holds `rates-<trace>.json` of rates.py, `recording/` of the server that answered and the experiments'
 NAME.json.gz, for a step model. The recording says what run.json's window cannot: how many requests ended in
-it. Prints Markdown.
+it. Prints Markdown. A row has its intervals only where rates.py wrote their method: earlier rows hold those
+of batch means, which contain the truth less often (benchmarks/results/intervals.md), and not the requests.
 """
 
 from __future__ import annotations
@@ -31,19 +32,22 @@ KEEPS_UP = 0.95
 
 @dataclass(frozen=True)
 class Point:
-    """One rate. Joules a request: `own` attributed, without idle; `whole` the device's over those ended."""
+    """One rate. Joules per request: `own` attributed, without idle; `due` the window's energy over the
+    requests scheduled in it; `whole` the same energy over those that ended in it. An interval is None where
+    the row has none of today's.
+    """
 
     offered_rps: float
     ended_rps: float
     own_joules: float
-    own_ci95: tuple[float, float]
+    own_ci95: tuple[float, float] | None
     whole_joules: float
     due_joules: float
-    due_ci95: tuple[float, float]
+    due_ci95: tuple[float, float] | None
     watts: float
     ttft_p50_seconds: float
     counter_ratio: float
-    booked_ratio: float
+    parts_ratio: float
     flags: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -70,19 +74,20 @@ def point(row: dict[str, Any], recording: Recording) -> Point:
     first, last = np.interp(edges, when, what)
     ended = ended_between(recording, start, end)
     joules = row["per_request_joules"]
+    known = row.get("interval_method") is not None
     parts = ("prefill_joules", "decode_joules", "idle_joules", "unattributed_joules")
     return Point(
         offered_rps=row["requests"]["in_window"] / (end - start),
         ended_rps=ended / (end - start),
         own_joules=joules["attributed_mean"],
-        own_ci95=tuple(joules["attributed_ci95"]),
+        own_ci95=tuple(joules["attributed_ci95"]) if known else None,
         whole_joules=row["total_joules"] / ended,
         due_joules=joules["mean"],
-        due_ci95=tuple(joules["ci95"]),
+        due_ci95=tuple(joules["ci95"]) if known else None,
         watts=row["mean_watts"],
         ttft_p50_seconds=row["ttft_seconds"]["p50"],
         counter_ratio=row["total_joules"] / float(last - first) - 1.0,
-        booked_ratio=sum(row[name] for name in parts) / row["total_joules"] - 1.0,
+        parts_ratio=sum(row[name] for name in parts) / row["total_joules"] - 1.0,
         flags=tuple(row["flags"]),
         notes=tuple(row["notes"]),
     )
@@ -104,20 +109,24 @@ def held_out(name: str, loads: Mapping[str, Evaluation], experiments: Sequence[E
     )
 
 
+def bracket(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
 def table(points: list[Point]) -> None:
     print(
-        "| offered/s | ended/s | own J/request | `mean`, of those due "
-        "| device J per ended | W | TTFT p50 | said |"
+        "| offered/s | ended/s | attributed, J/request | total, J/request "
+        "| total per ended, J/request | W | TTFT p50 | flags and notes |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for p in points:
-        said = [*p.flags, *("not steady" for note in p.notes if note.startswith("not steady"))]
-        said += [] if p.keeps_up else ["falls behind"]
+        noted = [*p.flags, *("not steady" for note in p.notes if note.startswith("not steady"))]
+        noted += [] if p.keeps_up else ["falls behind"]
         print(
             f"| {p.offered_rps:.1f} | {p.ended_rps:.1f} "
-            f"| {p.own_joules:.1f} [{p.own_ci95[0]:.1f}, {p.own_ci95[1]:.1f}] "
-            f"| {p.due_joules:.1f} [{p.due_ci95[0]:.1f}, {p.due_ci95[1]:.1f}] "
-            f"| {p.whole_joules:.1f} | {p.watts:.0f} | {p.ttft_p50_seconds:.2f} s | {', '.join(said)} |"
+            f"| {p.own_joules:.1f}{bracket(p.own_ci95)} "
+            f"| {p.due_joules:.1f}{bracket(p.due_ci95)} "
+            f"| {p.whole_joules:.1f} | {p.watts:.0f} | {p.ttft_p50_seconds:.2f} s | {', '.join(noted)} |"
         )
     print()
 
@@ -132,7 +141,7 @@ def plot(points: list[Point], trace: str, path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.9), layout="constrained")
     rate = [p.offered_rps for p in points]
     own = np.array([p.own_joules for p in points])
-    low, high = np.array([p.own_ci95 for p in points]).T
+    low, high = np.array([p.own_ci95 or (p.own_joules, p.own_joules) for p in points]).T
     left.errorbar(
         rate,
         own,
@@ -155,11 +164,11 @@ def plot(points: list[Point], trace: str, path: Path) -> None:
     left.yaxis.set_major_locator(FixedLocator([20, 30, 50, 100, 200, 300]))
     left.yaxis.set_major_formatter(ScalarFormatter())
     left.yaxis.set_minor_locator(NullLocator())
-    left.set(xlabel="arrival rate (requests/s)", ylabel="joules a request")
+    left.set(xlabel="arrival rate (requests/s)", ylabel="joules per request")
     right.plot(rate, [p.watts for p in points], "o-", color=POWER)
     right.set(xlabel="arrival rate (requests/s)", ylabel="mean power (W)", ylim=(0, 750), xlim=(0, None))
     right.axhline(700, color="0.6", linestyle=":")
-    right.annotate("board's limit", (0.02, 708), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
+    right.annotate("power limit", (0.02, 708), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
     behind = [p.offered_rps for p in points if not p.keeps_up]
     left.set_xlim(0, None)
     for axes in (left, right):
@@ -190,17 +199,15 @@ def main() -> None:
         print(f"### {trace}\n")
         table(points)
         counter = 100 * max(abs(p.counter_ratio) for p in points)
-        booked = 100 * max(abs(p.booked_ratio) for p in points)
+        parts = 100 * max(abs(p.parts_ratio) for p in points)
         print(f"- windows' energy against the raw counter: worst {counter:.3f} %")
-        print(f"- requests + idle + unattributed against it: worst {booked:.4f} %\n")
+        print(f"- requests + idle + unattributed against it: worst {parts:.4f} %\n")
         if options.plots:
             options.plots.mkdir(parents=True, exist_ok=True)
             plot(points, trace, options.plots / f"validation-rates-{trace}.png")
     print("### Held out\n")
-    print(
-        "Step model fitted on the experiments and the other load tests, with the board's limit as ceiling:\n"
-    )
-    print("| load test | W | rms a second | 95th percentile | in sum | in sum without the ceiling |")
+    print("Step model fitted on the experiments and the other load tests, with the power limit as ceiling:\n")
+    print("| load test | W | rms per second | 95th percentile | in sum | in sum without the ceiling |")
     print("|---|---|---|---|---|---|")
     for name in loads:
         print(held_out(name, loads, experiments))

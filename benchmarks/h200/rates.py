@@ -2,10 +2,12 @@
 
     python benchmarks/h200/rates.py URL --trace conv|code --out DIR [--rates 2 5 10 ...] [--seconds 30]
         [any wattload run flag]
+    python benchmarks/h200/rates.py --again RUNS --trace conv|code --out DIR
 
 Writes DIR/<trace>-<rate>/ (run directories), DIR/rates-<trace>.json and DIR/rates-<trace>.png. A rate at
 which the server falls behind is in the table too, marked; the last rates are meant to be beyond
-saturation.
+saturation. `--again` sends nothing: it writes the rows from the run.json of the runs kept in RUNS, after
+`wattload report` computed them again.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ def one(url: str, trace: str, rate: float, *, seconds: float, out: Path, more: l
     ended = subprocess.run([*command, "--no-report", *more], capture_output=True, text=True, check=False)
     if not (out / "run.json").exists():
         raise RuntimeError(f"{trace} at {rate}/s: status {ended.returncode}: {ended.stderr[-800:]}")
-    run = json.loads((out / "run.json").read_text())
+    return row_of(json.loads((out / "run.json").read_text()), trace, rate)
+
+
+def row_of(run: dict[str, Any], trace: str, rate: float) -> dict[str, Any]:
+    """What rates-<trace>.json keeps of a run.json; `interval_method` is that of the intervals in the row."""
     energy = run["energy"] or {}
     return {
         "trace": trace,
@@ -41,6 +47,7 @@ def one(url: str, trace: str, rate: float, *, seconds: float, out: Path, more: l
         "source": energy.get("source"),
         "mean_watts": energy.get("mean_watts"),
         "per_request_joules": energy.get("per_request_joules"),
+        "interval_method": (energy.get("statistics") or {}).get("method"),
         "per_output_token_joules": energy.get("per_output_token_joules"),
         "total_joules": energy.get("total_joules"),
         "idle_joules": energy.get("idle_joules"),
@@ -57,7 +64,7 @@ def one(url: str, trace: str, rate: float, *, seconds: float, out: Path, more: l
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Joules a request (with its 95 % interval) and watts against the arrival rate."""
+    """Joules per request (with its 95 % interval) and watts against the arrival rate."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -71,7 +78,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     errors = [[m - low for m, (low, _) in zip(mean, ci, strict=True)]]
     errors.append([high - m for m, (_, high) in zip(mean, ci, strict=True)])
     axes[0].errorbar(rate, mean, yerr=errors, marker="o", capsize=3)
-    axes[0].set(xlabel="arrival rate (requests/s)", ylabel="joules a request, idle included", ylim=(0, None))
+    axes[0].set(xlabel="arrival rate (requests/s)", ylabel="total energy per request (J)", ylim=(0, None))
     axes[1].plot(rate, [row["mean_watts"] for row in known], marker="o")
     axes[1].set(xlabel="arrival rate (requests/s)", ylabel="mean power (W)", ylim=(0, None))
     source = {row["source"] for row in known}
@@ -79,16 +86,33 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=140)
 
 
+def rate_of(path: Path) -> float:
+    """The rate in the name of a run's directory, such as conv-16."""
+    return float(path.parent.name.rpartition("-")[2])
+
+
+def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    text = json.dumps({"schema": "wattload.rates/1", "rows": rows}, indent=1)
+    (options.out / f"rates-{options.trace}.json").write_text(text + "\n")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("url")
+    parser.add_argument("url", nargs="?")
+    parser.add_argument("--again", type=Path, metavar="RUNS", help="run directories to take the rows from")
     parser.add_argument("--trace", choices=sorted(RATES), required=True)
     parser.add_argument("--rates", type=float, nargs="+")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--out", type=Path, required=True)
     # What is not known here goes to `wattload run`.
     options, more = parser.parse_known_args(arguments)
+    if (options.url is None) == (options.again is None):
+        parser.error("either URL or --again RUNS is needed")
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.again is not None:
+        kept = sorted(options.again.glob(f"{options.trace}-*/run.json"), key=rate_of)
+        write([row_of(json.loads(path.read_text()), options.trace, rate_of(path)) for path in kept], options)
+        return 0
     rows = []
     for rate in options.rates or RATES[options.trace]:
         run_dir = options.out / f"{options.trace}-{rate:g}"
@@ -100,8 +124,7 @@ def main(arguments: list[str]) -> int:
             f" {joules.get('ci95')}  achieved {row['achieved_rps']}  {row['reasons']}",
             flush=True,
         )
-        text = json.dumps({"schema": "wattload.rates/1", "rows": rows}, indent=1)
-        (options.out / f"rates-{options.trace}.json").write_text(text + "\n")
+        write(rows, options)
     plot(rows, options.out / f"rates-{options.trace}.png")
     return 0
 

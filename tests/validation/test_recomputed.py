@@ -14,6 +14,7 @@ from shared import shared_file
 from synthetic_run import Synthetic
 from wattload.analysis.compute import finish
 from wattload.analysis.options import parse_slo
+from wattload.rundir.directory import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = sorted(path.parent for path in ROOT.glob("benchmarks/*/results/**/run.json"))
@@ -22,6 +23,39 @@ KEPT = sorted(path.parent for path in ROOT.glob("benchmarks/*/results/**/run.jso
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
 def test_a_kept_run_of_a_gpu(folder: Path) -> None:
     assert recompute.mismatches(folder) == []
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_its_run_json_is_what_todays_code_computes(folder: Path, tmp_path: Path) -> None:
+    """Intervals too, which `recompute` has not: a kept run is computed again when the statistics change."""
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    kept = json.loads((copy / "run.json").read_text())
+    finish(RunDir.open(copy))
+    for section in ("energy", "latency", "load", "requests", "tokens"):
+        assert flat(json.loads((copy / "run.json").read_text())[section]) == pytest.approx(
+            flat(kept[section]), rel=1e-9, abs=1e-12, nan_ok=True
+        )
+    shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("trace", ["conv", "code"])
+def test_the_tables_of_rates_have_the_intervals_of_the_kept_runs(trace: str) -> None:
+    results = ROOT / "benchmarks" / "h200" / "results"
+    rows = json.loads((results / f"rates-{trace}.json").read_text())["rows"]
+    assert len(rows) >= 6
+    for row in rows:
+        run = json.loads((results / "estimates" / f"{trace}-{row['planned_rps']:g}" / "run.json").read_text())
+        assert row["per_request_joules"] == run["energy"]["per_request_joules"]
+        assert row["interval_method"] == run["energy"]["statistics"]["method"]
+
+
+def flat(value: object, path: str = "") -> dict[str, float]:
+    """The numbers below `value`, by path."""
+    if isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        return {name: found for key, each in inside for name, found in flat(each, f"{path}.{key}").items()}
+    return {path: float(value)} if isinstance(value, int | float) else {}
 
 
 def test_there_are_kept_runs() -> None:
