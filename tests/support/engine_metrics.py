@@ -74,7 +74,12 @@ sglang:spec_accept_rate{engine_type="unified",model_name="org/m",pp_rank="0",tp_
 sglang:num_retracted_requests_total{engine_type="unified",model_name="org/m",pp_rank="0",tp_rank="0"} 4.0
 # HELP sglang:prompt_tokens_total Number of prefill tokens processed.
 # TYPE sglang:prompt_tokens_total counter
-sglang:prompt_tokens_total{model_name="org/m"} 8.128902e+06
+sglang:prompt_tokens_total{is_streaming="true",model_name="org/m"} 8.128902e+06
+sglang:prompt_tokens_total{is_streaming="false",model_name="org/m"} 1000.0
+# HELP sglang:cached_tokens_total Prompt tokens found in each kind of cache.
+# TYPE sglang:cached_tokens_total counter
+sglang:cached_tokens_total{cache_source="device",model_name="org/m"} 2.0e+06
+sglang:cached_tokens_total{cache_source="host",model_name="org/m"} 5.0e+05
 # HELP sglang:generation_tokens_total Number of generation tokens processed.
 # TYPE sglang:generation_tokens_total counter
 sglang:generation_tokens_total{model_name="org/m"} 7.557572e+06
@@ -126,6 +131,53 @@ nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="tensorrt
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used",model="tensorrt_llm",version="1"} 780
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="tensorrt_llm",version="1"} 6239
 """
+TRTLLM = """\
+# HELP trtllm_num_requests_running Requests that are active
+# TYPE trtllm_num_requests_running gauge
+trtllm_num_requests_running{engine_type="trtllm",model_name="m"} 14.0
+# TYPE trtllm_num_scheduled_requests gauge
+trtllm_num_scheduled_requests{engine_type="trtllm",model_name="m"} 11.0
+# TYPE trtllm_num_requests_waiting gauge
+trtllm_num_requests_waiting{engine_type="trtllm",model_name="m"} 5.0
+# TYPE trtllm_kv_cache_utilization gauge
+trtllm_kv_cache_utilization{engine_type="trtllm",model_name="m"} 0.625
+# TYPE trtllm_kv_cache_hit_rate gauge
+trtllm_kv_cache_hit_rate{engine_type="trtllm",model_name="m"} 0.31
+# TYPE trtllm_prompt_tokens_total counter
+trtllm_prompt_tokens_total{engine_type="trtllm",model_name="m"} 20000.0
+# TYPE trtllm_prompt_cached_tokens_total counter
+trtllm_prompt_cached_tokens_total{engine_type="trtllm",model_name="m"} 6400.0
+# TYPE trtllm_prompt_cache_hit_tokens_total counter
+trtllm_prompt_cache_hit_tokens_total{cache_level="0",cache_tier="gpu",model_name="m"} 6000.0
+trtllm_prompt_cache_hit_tokens_total{cache_level="1",cache_tier="host",model_name="m"} 400.0
+# TYPE trtllm_generation_tokens_total counter
+trtllm_generation_tokens_total{engine_type="trtllm",model_name="m"} 7000.0
+# TYPE trtllm_spec_decode_num_draft_tokens_total counter
+trtllm_spec_decode_num_draft_tokens_total{engine_type="trtllm",model_name="m"} 900.0
+# TYPE trtllm_spec_decode_num_accepted_tokens_total counter
+trtllm_spec_decode_num_accepted_tokens_total{engine_type="trtllm",model_name="m"} 540.0
+"""
+LLAMACPP = """\
+# HELP llamacpp:prompt_tokens_total Prompt tokens that were computed.
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total 12000
+# TYPE llamacpp:prompt_tokens_cached_total counter
+llamacpp:prompt_tokens_cached_total 30000
+# TYPE llamacpp:tokens_predicted_total counter
+llamacpp:tokens_predicted_total 4000
+# TYPE llamacpp:spec_decode_num_drafts_total counter
+llamacpp:spec_decode_num_drafts_total 120
+# TYPE llamacpp:spec_decode_num_draft_tokens_total counter
+llamacpp:spec_decode_num_draft_tokens_total 480
+# TYPE llamacpp:spec_decode_num_accepted_tokens_total counter
+llamacpp:spec_decode_num_accepted_tokens_total 300
+# TYPE llamacpp:predicted_tokens_seconds gauge
+llamacpp:predicted_tokens_seconds nan
+# TYPE llamacpp:requests_processing gauge
+llamacpp:requests_processing 4
+# TYPE llamacpp:requests_deferred gauge
+llamacpp:requests_deferred 2
+"""
 DYNAMO = """\
 # HELP dynamo_frontend_inflight_requests Number of inflight requests
 # TYPE dynamo_frontend_inflight_requests gauge
@@ -138,6 +190,11 @@ dynamo_frontend_queued_requests{model="org/m"} 4
 dynamo_frontend_input_sequence_tokens_bucket{model="org/m",le="+Inf"} 20
 dynamo_frontend_input_sequence_tokens_sum{model="org/m"} 9000
 dynamo_frontend_input_sequence_tokens_count{model="org/m"} 20
+# HELP dynamo_frontend_cached_tokens Tokens found in the prefix cache, by request
+# TYPE dynamo_frontend_cached_tokens histogram
+dynamo_frontend_cached_tokens_bucket{model="org/m",le="+Inf"} 20
+dynamo_frontend_cached_tokens_sum{model="org/m"} 3600
+dynamo_frontend_cached_tokens_count{model="org/m"} 20
 # HELP dynamo_frontend_output_tokens_total Total number of output tokens generated
 # TYPE dynamo_frontend_output_tokens_total counter
 dynamo_frontend_output_tokens_total{model="org/m"} 1234
@@ -160,6 +217,16 @@ PAGES: dict[str, tuple[str, dict[str, float]]] = {
     ),
     "TGI": (TGI, {"requests_running": 8, "requests_waiting": 5}),
     "Triton": (TRITON, {"requests_running": 9, "requests_waiting": 3, "kv_cache_used_fraction": 0.125}),
+    "TensorRT-LLM": (
+        TRTLLM,
+        {
+            "requests_running": 11,
+            "requests_waiting": 5,
+            "kv_cache_used_fraction": 0.625,
+            "prefix_cache_hit_fraction": 0.31,
+        },
+    ),
+    "llama.cpp": (LLAMACPP, {"requests_running": 4, "requests_waiting": 2}),
     "Dynamo": (DYNAMO, {"requests_in_flight": 11, "requests_waiting": 4, "kv_cache_used_fraction": 0.75}),
 }
 

@@ -85,7 +85,13 @@ class Target:
                     raise ValueError(f"it is longer than {MOST_BYTES / 2**20:g} MiB")
                 parts.append(part)
         seconds = unix_now() - begin
-        places, values = self.exposition.read(b"".join(parts).decode("utf-8", "replace"))
+        text = b"".join(parts).decode("utf-8", "replace")
+        if text.lstrip()[:1] in ("[", "{"):
+            raise ValueError(
+                "its text is JSON; TensorRT-LLM shows its metrics under /prometheus/metrics"
+                " (--server-metrics-url)"
+            )
+        places, values = self.exposition.read(text)
         return begin + seconds / 2, seconds, places, values
 
     def try_read(self) -> tuple[float, float, I64, F64] | None:

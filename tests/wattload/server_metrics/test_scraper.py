@@ -84,6 +84,8 @@ def test_a_reading_that_fails_is_counted_by_its_reason_and_leaves_no_rows(tmp_pa
     [
         (404, "no", "--enable-metrics"),
         (200, "<html></html>", "not an exposition"),
+        (200, "[]", "under /prometheus/metrics (--server-metrics-url)"),
+        (200, '\n{"iterations": 3}', "under /prometheus/metrics (--server-metrics-url)"),
         (200, "a 1\n" * 3_000_000, "MiB"),
     ],
 )

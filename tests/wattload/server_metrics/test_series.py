@@ -50,6 +50,40 @@ def test_each_engine_is_read_into_common_names(engine: str) -> None:
     assert all(one.values[-1] == 0 for one in found.values() if one.common.kind == "counter")
 
 
+# Counters of a page that gain as much again between two readings, by common name.
+COUNTED = {
+    "SGLang": {"prefix_cache_queries": 8_129_902, "prefix_cache_hits": 2_500_000, "preemptions": 4},
+    "TensorRT-LLM": {
+        "prefix_cache_queries": 20_000,
+        "prefix_cache_hits": 6_400,
+        "draft_tokens": 900,
+        "draft_tokens_accepted": 540,
+        "prompt_tokens": 20_000,
+        "output_tokens": 7_000,
+    },
+    "llama.cpp": {
+        "prompt_tokens": 12_000,
+        "output_tokens": 4_000,
+        "draft_steps": 120,
+        "draft_tokens": 480,
+        "draft_tokens_accepted": 300,
+    },
+    "Dynamo": {"prefix_cache_queries": 9_000, "prefix_cache_hits": 3_600, "output_tokens": 1_234},
+}
+
+
+@pytest.mark.parametrize("engine", sorted(COUNTED))
+def test_what_an_engine_counted_between_two_readings(engine: str) -> None:
+    first = page_rows(PAGES[engine][0], "a", BEGIN)
+    second = [(BEGIN + 1, *row[1:4], 2 * row[4]) for row in first]
+    found = common_series(table_of([*first, *second]))
+    gained = {name: one.values[-1] for name, one in found.items() if one.common.kind == "counter"}
+    assert {name: gained[name] for name in COUNTED[engine]} == pytest.approx(COUNTED[engine])
+    if engine == "llama.cpp":
+        # Its prompt tokens are without the cached ones: no share of them is a hit rate.
+        assert not {"prefix_cache_queries", "prefix_cache_hits"} & gained.keys()
+
+
 def test_every_origin_has_a_common_metric_and_every_common_metric_an_origin() -> None:
     assert {origin.common for origin in ORIGINS} == set(COMMON)
     assert len({(o.engine, o.common, o.metric) for o in ORIGINS}) == len(ORIGINS)
