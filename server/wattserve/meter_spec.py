@@ -44,6 +44,11 @@ class MeterSpec:
         return cls(kind, detail, named, flag)
 
     @property
+    def measures(self) -> bool:
+        """Whether a load generator asked, whose `--energy` also takes the address of a meter."""
+        return self.flag == "--energy"
+
+    @property
     def divisible(self) -> bool:
         """Whether each engine has devices of its own; otherwise one engine has all that is metered."""
         return self.kind in (*GPU_KINDS, "modelled")
@@ -75,9 +80,10 @@ class MeterSpec:
             if error.fault is not Fault.DRIVER_NOT_LOADED:
                 raise
             maker, other = ("NVIDIA", "amdsmi (AMD)") if self.kind == "nvml" else ("AMD", "nvml (NVIDIA)")
+            elsewhere = f" {self.flag} http://HOST:8790 (another machine's meter)," if self.measures else ""
             advice = (
-                f"without an {maker} GPU: {self.flag} {other}, {self.flag} rapl (the CPU's own counter), or"
-                " `wattserve sim`"
+                f"without an {maker} GPU: {self.flag} {other}, {self.flag} rapl (the CPU's own counter),"
+                f"{elsewhere} or `wattserve sim`"
             )
             raise MeterUnavailableError(f"{error}; {advice}", error.fault) from None
 

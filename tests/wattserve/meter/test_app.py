@@ -190,3 +190,18 @@ def test_a_machine_without_a_gpu_is_told_what_there_is_for_it(
         "without an NVIDIA GPU: --energy-meter amdsmi (AMD), --energy-meter rapl" in str(caught.value)
     ) == advised
     assert caught.value.fault is fault
+
+
+@pytest.mark.parametrize("kind", ["nvml", "amdsmi"])
+def test_a_load_generator_without_a_gpu_is_also_told_of_meters_elsewhere(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: object, **__: object) -> None:
+        raise MeterUnavailableError("no driver", Fault.DRIVER_NOT_LOADED)
+
+    monkeypatch.setattr("wattmeter.meters.open_meter", unavailable)
+    for flag, told in (("--energy", True), ("--meter", False), ("--energy-meter", False)):
+        with pytest.raises(MeterUnavailableError, match="`wattserve sim`") as caught:
+            MeterSpec.parse(kind, flag=flag).open()
+        assert f"{flag} rapl" in str(caught.value)
+        assert ("--energy http://HOST:8790" in str(caught.value)) == told
