@@ -77,7 +77,9 @@ NO_VALUE = (0xFFFF, *NO_COUNT)
 # MI100 and Radeon boards count in 32 bits, which wrap every 66 kJ; later Instinct boards in 64.
 NARROW_COUNTS = 1 << 32
 MOST_WATTS = 3000.0
-# Two dies, two GPUs to software, one power sensor: the first die shows both, the second shows 0 W.
+# A board has one or more of these: the moment's power (MI300 and later), either, and the average.
+POWERS = ("current_socket_power", "socket_power", "average_socket_power")
+# Two dies, two GPUs to software, one power sensor: the first die shows both, the second 0 W or nothing.
 TWO_DIES_NAME = "MI250"
 # Versions of AMD SMI give a power cap in microwatts or in watts: no cap is above this in watts, or below it
 # in microwatts. And temperatures in degrees or thousandths of them.
@@ -236,7 +238,7 @@ class AmdsmiMeter:
 
     def read_power(self, device_id: str) -> Reading:
         """Power of the socket now (MI300 and later), or its average where that is all that there is."""
-        return self._power(device_id, ("current_socket_power", "socket_power", "average_socket_power"))
+        return self._power(device_id, POWERS)
 
     def read_average_power(self, device_id: str) -> Reading:
         """Power averaged by the driver, for the self-test."""
@@ -291,19 +293,25 @@ class AmdsmiMeter:
         """The devices of the GPUs `chosen` but for second dies whose first die is among them."""
         devices = []
         for part in chosen:
-            device = self._device(part)
-            if TWO_DIES_NAME in device.name and self.read_power(part.id).power_watts == 0.0:
-                place = found.index(part)
-                if place == 0 or found[place - 1] not in chosen:
-                    raise MeterUnavailableError(
-                        f"GPU {part.index} ({device.name}) is the second die of its module, whose energy is"
-                        f" read with the first die's: name GPU {part.index - 1} too",
-                        Fault.MODULE_SCOPE,
-                    )
-                del self._handles[part.id], self.device_flags[part.id]
-                continue
-            devices.append(device)
+            first = self._first_die(part, found)
+            if first is None:
+                devices.append(self._device(part))
+            elif first in chosen:
+                del self._handles[part.id]
+            else:
+                raise MeterUnavailableError(
+                    f"GPU {part.index} is the second die of its module, whose energy is read with the first"
+                    f" die's: name GPU {first.index} too",
+                    Fault.MODULE_SCOPE,
+                )
         return devices
+
+    def _first_die(self, part: _Found, found: list[_Found]) -> _Found | None:
+        """The die that shows the energy of `part`, where that is a second die; None for any other GPU."""
+        place = found.index(part)
+        if place == 0 or TWO_DIES_NAME not in self._name(part.handle) or self._watts(part.handle):
+            return None
+        return found[place - 1] if self._watts(found[place - 1].handle) else None
 
     def _find(self) -> list[_Found | BaseException]:
         """Every GPU, or partition of one, of the host, or why it cannot be had, in AMD SMI's order.
@@ -393,6 +401,11 @@ class AmdsmiMeter:
         watts = next((value for name in names if (value := _number(answer.get(name))) is not None), None)
         fault = Fault.NOT_SUPPORTED if watts is None else None
         return Reading(device_id, time.monotonic_ns(), time.time(), power_watts=watts, fault=fault)
+
+    def _watts(self, handle: Any) -> float | None:
+        """Its power as far as it is told."""
+        answer = self._ask(lambda: dict(self._amdsmi.amdsmi_get_power_info(handle))) or {}
+        return next((watts for name in POWERS if (watts := _number(answer.get(name))) is not None), None)
 
     def _name(self, handle: Any) -> str:
         """The name of the board's product, or of its chip. AMD SMI writes a hexadecimal id for neither."""

@@ -426,6 +426,17 @@ def test_the_dies_of_an_mi250_are_read_at_the_first(gpus: list[str] | None, mete
     assert meter.device_flags == {UUIDS[i]: {Fault.MODULE_SCOPE} for i in metered}
 
 
+@pytest.mark.parametrize("gpus", [None, ["0", "1"]])
+def test_a_second_die_may_show_nothing_at_all(gpus: list[str] | None) -> None:
+    found = dies()[:2]
+    found[1].power = found[1].count = AmdSmiLibraryException(NOT_SUPPORTED)
+    assert [device.id for device in meter_of(FakeAmdsmi(*found), gpus=gpus).devices] == UUIDS[:1]
+    # A first die that shows nothing is no second one: its energy would be missing.
+    found[0].power = found[0].count = AmdSmiLibraryException(NOT_SUPPORTED)
+    with pytest.raises(MeterUnavailableError, match="neither energy nor power"):
+        meter_of(FakeAmdsmi(*found), gpus=gpus)
+
+
 @pytest.mark.parametrize("gpus", [["1"], ["0", "3"]])
 def test_the_second_die_of_an_mi250_alone_is_refused(gpus: list[str]) -> None:
     """Its counter stands at 0: the joules are the first die's, and would be missing."""
