@@ -4,7 +4,7 @@ a profile of 24 shapes, two workloads, five rates.
 
     python benchmarks/estimates_error.py [--write]
 
-All joules are modelled: the virtual GPU's, which was fitted to recordings of a real one (its errors are in
+All joules are simulated: the simulated GPU's, which was fitted to recordings of a real one (its errors are in
 its profile). It limits its power and its clock in ways that the estimates' step model does not know, so
 this is a test of the method and not of itself. Nothing runs in real time, so no other program can disturb
 it. `--write` puts the table into benchmarks/results/estimates.md.
@@ -131,7 +131,7 @@ def main() -> None:
     profile = measured_profile(gpu)
     cost = fit(profile)
     lines = [
-        "# Estimates beside the virtual H200 (all joules and watts modelled)",
+        "# Estimates beside the simulated H200 (all joules and watts simulated)",
         "",
         f"A profile of {len(profile.shapes)} shapes of the conversational workload; its step model is off by "
         f"{cost.joules_error:.1%} of energy and {cost.seconds_error:.1%} of time on them (root mean square). "

@@ -1,4 +1,4 @@
-"""Fits the virtual GPU's profile `h200-llama-3.1-8b` to the H200's recordings, and says how far off it is.
+"""Fits the simulated GPU's profile `h200-llama-3.1-8b` to the H200's recordings, and says how far off it is.
 
     python benchmarks/fit_profile.py RECORDINGS [--write]
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The first ten minutes of the two real Azure 2023 traces, at their own times and at three times their rate,
-# each of the four runs against a virtual GPU of its own. Eleven minutes.
+# each of the four runs against a simulated GPU of its own. Eleven minutes.
 #
 #   benchmarks/real_traces.sh FOLDER_OF_TRACES OUT
 #

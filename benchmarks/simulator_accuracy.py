@@ -1,10 +1,10 @@
-"""How well `wattserve sim` keeps its own plan and its books while `wattload run` loads it.
+"""How well `wattserve sim` keeps its own schedule, and accounts for energy, while `wattload run` loads it.
 
     python benchmarks/simulator_accuracy.py [--rates 4,8,16] [--duration 20] [--json FILE]
 
-For each rate of the conversational workload: the lateness of each step's tokens against the step's planned
-end, the books (requests + idle + unattributed against the total, over the run and over each 10 s of it; the
-total against the counter's own series), and the server's memory. Server and client share the cores.
+For each rate of the conversational workload: the delay of each step's tokens against the step's planned
+end, the energy accounting (requests + idle + unattributed against the total, over the run and over each
+10 s of it; the total against the counter's own series), and the server's memory. Server and client share the cores.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def imbalance(window: dict[str, Any]) -> float:
     return abs(whole - total) / total
 
 
-def books_against_counter(url: str, start: float, end: float) -> float:
-    """The books' total over the counter's own change, minus 1, between two of the counter's updates."""
+def accounting_against_counter(url: str, start: float, end: float) -> float:
+    """The accounted total over the counter's own change, minus 1, between two of the counter's updates."""
     (device,) = get(f"{url}/energy/series?start={start}&end={end}")["devices"]
     times, joules = device["unix_seconds"], device["joules"]
-    booked: float = get(f"{url}/energy?start={times[0]}&end={times[-1]}")["total_joules"]
+    accounted: float = get(f"{url}/energy?start={times[0]}&end={times[-1]}")["total_joules"]
     counted: float = joules[-1] - joules[0]
-    return booked / counted - 1.0
+    return accounted / counted - 1.0
 
 
 def resident_mib(pid: int) -> float:
@@ -82,7 +82,7 @@ def measure(rate: float, duration: float) -> dict[str, Any]:
             "books_error_worst_10_s": max(tens),
             "books_error_mean_10_s": statistics.fmean(tens),
             "account_conservation_error": state["conservation_error_ratio"],
-            "books_against_counter": books_against_counter(url, start + 1, end - 1),
+            "accounting_against_counter": accounting_against_counter(url, start + 1, end - 1),
             "server_mib": round(resident_mib(server.pid)),
         }
     finally:

@@ -4,7 +4,7 @@
 
 A profile of its own makes each step last --step-ms whatever it holds, so N open streams are N / step chunks a
 second. Streams are closed loop: each of the N connections asks for its next answer when one ends. The
-client reads bytes and counts events, nothing else, on the other core; the server's lateness is what `GET
+client reads bytes and counts events, nothing else, on the other core; the server's delay is what `GET
 /energy` says of the window. A rate is held where that window is not flagged late and the chunks counted are
 at least 95 % of the plan (between two answers a stream loses a step or two).
 """

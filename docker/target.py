@@ -1,7 +1,7 @@
-"""Prints the address of the server that Locust is to aim at: the virtual GPU where it listens, else vLLM.
+"""Prints the address of the server that Locust is to aim at: the simulated GPU where it listens, else vLLM.
 
-Under the gpu profile the virtual GPU stands by and does not listen. Where vLLM could not start either, Locust
-shall still come up, so this waits a few seconds only.
+Under the gpu profile the simulated GPU stands by and does not listen. Where vLLM could not start either,
+Locust shall still come up, so this waits a few seconds only.
 """
 
 import socket

@@ -110,8 +110,8 @@ def cost(data: Evaluation, window: Window) -> str:
     group_factors(steps, groups, model)
     replayed = time.perf_counter() - start
     return (
-        f"{1e3 * split / len(used):.3f} ms a request for the split, "
-        f"{1e3 * replayed / len(used):.3f} ms for replaying the coalitions"
+        f"{1e3 * split / len(used):.3f} ms per request for the split, "
+        f"{1e3 * replayed / len(used):.3f} ms for replaying the tenant subsets"
     )
 
 
@@ -138,7 +138,7 @@ def main(folder: Path) -> None:
     fitted = fit_on(tenants_data, tenants_data.windows)
     print("rates, fitted on tenants (never at the ceiling):", prediction_error(rates, [whole], fitted))
     limited = replace(fitted, power_cap_watts=BOARD_LIMIT_WATTS - rates.idle_watts)
-    print("the same with the board's limit as ceiling:", prediction_error(rates, [whole], limited))
+    print("the same with the GPU's power limit as ceiling:", prediction_error(rates, [whole], limited))
     fitted = fit_on(rates, [whole])
     print("tenants, fitted on rates:", prediction_error(tenants_data, tenants_data.windows, fitted))
     print(f"power ceiling found in rates: {fitted.power_cap_watts:.0f} W above idle")

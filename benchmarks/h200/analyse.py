@@ -46,12 +46,13 @@ BOARD_WATTS = 700.0
 
 @dataclass
 class Experiment:
-    """One experiment over its recording. `books` is what the server answered, None if it did not."""
+    """One experiment over its recording. `answers` is what the server's /energy said, None if it
+    did not."""
 
     name: str
     data: Evaluation
     requests: Mapping[str, Sequence[Mapping[str, Any]]]
-    books: Mapping[str, Any] | None
+    answers: Mapping[str, Any] | None
     conservation: list[float] = field(default_factory=list)
     against_counter: list[float] = field(default_factory=list)
 
@@ -99,15 +100,15 @@ def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
     watts = (what[inside[-1]] - what[inside[0]]) / ((when[inside[-1]] - when[inside[0]]) * 1e-9)
     data = Evaluation(recording, stretches[1:], group_of, arrivals, float(watts))
     experiment = Experiment(content["experiment"], data, requests, content["settled"])
-    if experiment.books:
-        answers = experiment.books["windows"][1 : len(kept)]
+    if experiment.answers:
+        answers = experiment.answers["windows"][1 : len(kept)]
         for window, split in zip(kept[1:], answers, strict=True):
-            booked = (
+            parts = (
                 (split["idle_joules"] or 0.0)
                 + sum(split["attributed_joules"].values())
                 + split["unattributed_joules"]
             )
-            experiment.conservation.append(booked / split["total_joules"] - 1.0)
+            experiment.conservation.append(parts / split["total_joules"] - 1.0)
             start, end = window["start_unix"] - offset, window["end_unix"] - offset
             experiment.against_counter.append(split["total_joules"] / bare.joules(start, end) - 1.0)
     return experiment
@@ -151,13 +152,13 @@ def coalition_tables(experiments: Sequence[Experiment], others: Mapping[str, Seq
         model = fit_intervals(data.intervals(joint))
         print("Step model fitted on the joint runs alone:\n")
         print("\n".join(error_table(data, TENANTS, model)), "\n")
-        if experiment.books:
+        if experiment.answers:
             value, _ = measured_shapley(data, TENANTS)
-            print("The server's own books, as `GET /energy?group_by=tag` answered:\n")
+            print("The server's own energy accounting, as `GET /energy?group_by=tag` answered:\n")
             print("| joint run | " + " | ".join(TENANTS) + " |\n|---|---|---|---|")
             names = [window.name for window in data.windows]
             for window in joint:
-                split = experiment.books["windows"][1 + names.index(window.name)]
+                split = experiment.answers["windows"][1 + names.index(window.name)]
                 groups = [split["groups"].get(tenant, 0.0) for tenant in TENANTS]
                 errors = " | ".join(f"{100 * (g / v - 1):+.1f} %" for g, v in zip(groups, value, strict=True))
                 print(f"| {window.name} | {errors} |")
@@ -255,12 +256,12 @@ def run_error(data: Evaluation, window: Window, model: StepModel) -> float:
 def books_report(experiments: Sequence[Experiment]) -> None:
     """Conservation, idle and unattributed in what the servers answered; one line each."""
     for experiment in experiments:
-        if not experiment.books:
+        if not experiment.answers:
             continue
-        answers = experiment.books["windows"][1 : 1 + len(experiment.against_counter)]
+        answers = experiment.answers["windows"][1 : 1 + len(experiment.against_counter)]
         total = sum(answer["total_joules"] for answer in answers)
-        booked = 100 * max(map(abs, experiment.conservation))
-        idle = experiment.books["energy"]["idle"]
+        parts = 100 * max(map(abs, experiment.conservation))
+        idle = experiment.answers["energy"]["idle"]
         complete = [
             abs(ratio)
             for ratio, answer in zip(experiment.against_counter, answers, strict=True)
@@ -268,7 +269,7 @@ def books_report(experiments: Sequence[Experiment]) -> None:
         ]
         print(
             f"- {experiment.name}: {len(answers)} windows, {total:,.0f} J; "
-            f"requests + idle + unattributed off by at most {booked:.4f} %; "
+            f"requests + idle + unattributed off by at most {parts:.4f} %; "
             f"against the raw counter at most {100 * max(complete, default=np.nan):.3f} % "
             f"({len(complete)} complete), "
             f"{100 * max(map(abs, experiment.against_counter)):.3f} % with the others; "

@@ -1,4 +1,4 @@
-"""The GPUs' energy counters, read without wattload: what its books are held against."""
+"""The GPUs' energy counters, read without wattload: what its energy accounting is held against."""
 
 from __future__ import annotations
 

@@ -252,10 +252,10 @@ async def warm_up(endpoint: Endpoint, longest_prompt: int) -> None:
 def settled(
     endpoint: Endpoint, windows: list[dict[str, Any]], *, limit_seconds: float = SETTLING_SECONDS
 ) -> dict[str, Any]:
-    """What the server's books say once they are settled: each request's energy and each window's split.
+    """The server's energy accounting once it is final: each request's energy and each window's split.
 
-    Waits until every request is settled and the last window's answer is complete: its end is settled only
-    when the counter has been read behind it. After `limit_seconds` the answers are taken as they are, and
+    Waits until every request is final and the last window's answer is complete: its end is final only when
+    the counter has been read behind it. After `limit_seconds` the answers are taken as they are, and
     said to be early.
     """
     ids = [request["request_id"] for window in windows for request in window["requests"]]
@@ -306,7 +306,7 @@ async def run(
     try:
         result["settled"] = settled(endpoint, windows)
     except (OSError, KeyError, ValueError) as error:
-        # The recording is the measurement; the server's own books are only compared with it.
+        # The recording is the measurement; the server's own accounting is only compared with it.
         result["settled"] = None
         print(f"experiments: the server's /energy could not be read: {error}", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)

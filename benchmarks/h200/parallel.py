@@ -1,4 +1,4 @@
-"""One engine on several GPUs: does the metered server's account agree with each GPU's own counter?
+"""One engine on several GPUs: does the metered server's energy accounting agree with each GPU's own counter?
 
     python benchmarks/h200/parallel.py --url URL --recording FOLDER --out FILE.json [--gpus 2] [--rate 5]
         [--seconds 30] [--reader nvml|none]
@@ -37,7 +37,7 @@ IDLE_SECONDS = 5.0
 CALM_SECONDS = 1.5
 # The recording is written every 10 s.
 RECORDING_SECONDS = 25.0
-BOOKS_LIMIT = 0.005
+ACCOUNTING_LIMIT = 0.005
 IDLE_LIMIT = 0.05
 # What may be said without anything being wrong: a model fitted on 30 s is not trusted yet, and a rehearsal's
 # joules are modelled.
@@ -84,21 +84,23 @@ def check_books(
         answer["unattributed_joules"],
     )
     if any(part is None for part in parts):
-        return [Check("books", False, f"the window's division is not complete: {parts}")]
-    booked = sum(parts)
+        return [Check("accounting", False, f"the window's division is not complete: {parts}")]
+    parts_joules = sum(parts)
     checks = [Check("window settled", bool(answer["complete"]), f"{answer['end'] - answer['start']:.1f} s")]
-    checks.append(_close("requests + idle + unattributed = total", booked, answer["total_joules"], 1e-6))
+    checks.append(
+        _close("requests + idle + unattributed = total", parts_joules, answer["total_joules"], 1e-6)
+    )
     own = _sum(request["joules"] for request in requests)
     given = attributed["prefill"] + attributed["decode"]
     checks.append(_close("sum of the requests = prefill + decode", own, given, 1e-3))
     if raw is None:
-        return [*checks, Check("books against the counters", None, "no counter was read here")]
+        return [*checks, Check("accounting against the counters", None, "no counter was read here")]
     metered = [device["id"] for device in answer["devices"]]
     total = sum(raw.get(device, float("nan")) for device in metered)
-    checks.append(_close("books against the sum of the counters", booked, total, BOOKS_LIMIT))
+    checks.append(_close("accounting against the sum of the counters", parts_joules, total, ACCOUNTING_LIMIT))
     for device in answer["devices"]:
         counter = raw.get(device["id"], float("nan"))
-        checks.append(_close(f"  {device['id']}", device["joules"], counter, BOOKS_LIMIT))
+        checks.append(_close(f"  {device['id']}", device["joules"], counter, ACCOUNTING_LIMIT))
     return checks
 
 
@@ -241,7 +243,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     idle_start = await reading()
     await asyncio.sleep(IDLE_SECONDS)
     start = await reading()
-    # The books divide no finer than a piece: the window's ends lie in idle time, well away from the traffic.
+    # Energy is divided no finer than in pieces: the window's ends lie in idle time, away from the traffic.
     await asyncio.sleep(CALM_SECONDS)
     plan = conversations(options.rate, options.seconds, options.seed)
     played = await play(endpoint, "conv", plan, calm_seconds=CALM_SECONDS)
@@ -347,7 +349,7 @@ def shown(result: dict[str, Any]) -> str:
 
     lines.append(f"shares: {listed('device_share', '.1%')}; mean watts: {listed('device_mean_watts', '.0f')}")
     lines.append(
-        f"{figures['steps']} steps, at most {figures['most_steps_under_way']} under way at once; joules a"
+        f"{figures['steps']} steps, at most {figures['most_steps_under_way']} under way at once; joules per"
         f" request: {figures['joules_per_request']} above idle,"
         f" {figures['joules_per_request_with_idle']} with idle"
     )

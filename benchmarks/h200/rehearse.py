@@ -1,4 +1,4 @@
-"""Rehearses the experiments on the virtual GPU: a `wattserve sim` that records as `wattserve vllm` does.
+"""Rehearses the experiments on the simulated GPU: a `wattserve sim` that records as `wattserve vllm` does.
 
     python benchmarks/h200/rehearse.py OUT [--scale 0.3] [NAME ...]
 
@@ -29,8 +29,8 @@ from wattserve.sim.profile import load_profile
 
 def serve(out: Path) -> tuple[uvicorn.Server, RecordingWriter, str]:
     simulator = Simulator(load_profile("h200-llama-3.1-8b"))
-    # The virtual GPU computes what it is asked for and no more.
-    meta = {"model": "virtual GPU", "source": "modelled", "padding": asdict(NO_PADDING)}
+    # The simulated GPU computes what it is asked for and no more.
+    meta = {"model": "simulated GPU", "source": "modelled", "padding": asdict(NO_PADDING)}
     writer = RecordingWriter(out / "recording", meta)
     read_energy, add_steps = simulator.meter.read_energy, simulator.account.add_steps
 

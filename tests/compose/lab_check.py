@@ -101,7 +101,7 @@ def traffic() -> None:
         difference = abs(there - here) / here
         detail = f"Prometheus {there:.5g}, run.json {here:.5g}, {difference:.2%}"
         check(f"{name} agree", difference <= WINDOW_LIMIT, detail)
-    # On two busy cores the virtual GPU may run late, and says so; nothing else may be wrong.
+    # On two busy cores the simulated GPU may run late, and says so; nothing else may be wrong.
     reasons = [reason for reason in run["reasons"] if "ran late" not in reason]
     check("the run is valid", not reasons, run["reasons"])
     expected = 0 if run["valid"] else 1
@@ -199,7 +199,7 @@ def no_gpu() -> None:
     fresh = until(60, lambda: up("prometheus", "grafana", "locust"))
     check("no GPU, from nothing: the others come up all the same", fresh, states())
     compose("--profile", "gpu", "rm", "-sf", "vllm")
-    # Standing by: where vLLM serves, the virtual GPU must not be scraped beside it.
+    # Standing by: where vLLM serves, the simulated GPU must not be scraped beside it.
     text = """
 services:
   vllm:
@@ -212,7 +212,7 @@ services:
         compose(*words, "--profile", "gpu", "up", "-d", "--no-build", "vllm", "sim", timeout=60)
         log = compose("logs", "--no-log-prefix", "sim").stdout
         check(
-            "the virtual GPU stands by for vLLM",
+            "the simulated GPU stands by for vLLM",
             until(20, lambda: "standing by" in compose("logs", "sim").stdout),
             log,
         )

@@ -11,7 +11,7 @@ from wattmeter.monitor.energy_monitor import EnergyMonitor
 from wattserve.http.metrics import MonitorCollector
 
 
-class _Books:
+class _Monitor:
     """Snapshots with the totals given."""
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class _Books:
 
 
 def test_a_bucket_that_wavers_stays_a_counter() -> None:
-    books, registry = _Books(), CollectorRegistry()
-    MonitorCollector(cast(EnergyMonitor, books), info={}, registry=registry)
+    monitor, registry = _Monitor(), CollectorRegistry()
+    MonitorCollector(cast(EnergyMonitor, monitor), info={}, registry=registry)
     seen = []
     for total in (0.0, 5.0, 4.9, 5.2, 3.0, 6.0):
-        books.unattributed = total
+        monitor.unattributed = total
         labels = {"bucket": "unattributed", "component": "unattributed", "model": "m"}
         seen.append(registry.get_sample_value("wattserve_energy_joules_total", labels))
     assert seen == [0.0, 5.0, 5.0, 5.2, 5.2, 6.0]
@@ -42,11 +42,11 @@ def test_a_bucket_that_wavers_stays_a_counter() -> None:
 
 def test_a_bucket_below_zero_is_absent_and_not_0() -> None:
     """An idle power given too high leaves less than nothing unattributed: no figure is better than 0."""
-    books, registry = _Books(), CollectorRegistry()
-    MonitorCollector(cast(EnergyMonitor, books), info={}, registry=registry)
+    monitor, registry = _Monitor(), CollectorRegistry()
+    MonitorCollector(cast(EnergyMonitor, monitor), info={}, registry=registry)
     seen = []
     for total in (-30.0, -1e-9, 2.0):
-        books.unattributed = total
+        monitor.unattributed = total
         labels = {"bucket": "unattributed", "component": "unattributed", "model": "m"}
         seen.append(registry.get_sample_value("wattserve_energy_joules_total", labels))
     assert seen == [None, 0.0, 2.0]

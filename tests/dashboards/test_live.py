@@ -18,7 +18,7 @@ pytestmark = pytest.mark.services
 ROOT = Path(__file__).resolve().parents[2] / "dashboards"
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
 
-# A virtual GPU has no such sensor; test_sensors.py shows these panels with a device that has.
+# A simulated GPU has no such sensor; test_sensors.py shows these panels with a device that has.
 NO_SENSOR_IN_A_VIRTUAL_GPU = {
     "Temperature",
     "Maximum temperature",

@@ -1,4 +1,4 @@
-"""The panels and alerts that a virtual GPU cannot show, with a device that has the sensors, one failing."""
+"""The panels and alerts that a simulated GPU cannot show, with a device that has the sensors, one failing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wattload run` against a virtual GPU, as a user would: what it writes, refuses, and leaves at Ctrl-C."""
+"""`wattload run` against a simulated GPU, as a user would: what it writes, refuses, and leaves at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             if found:
                 break
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, "the virtual GPU did not start"
+            assert time.monotonic() < deadline, "the simulated GPU did not start"
             time.sleep(0.1)
         yield found[1]
     finally:

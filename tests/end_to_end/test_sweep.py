@@ -1,4 +1,4 @@
-"""`wattload sweep`, the stop rule and a TOML file against a virtual GPU, as a user would."""
+"""`wattload sweep`, the stop rule and a TOML file against a simulated GPU, as a user would."""
 
 from __future__ import annotations
 

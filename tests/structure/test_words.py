@@ -1,7 +1,7 @@
 """One term for one thing: what users read has the words of docs/reference/glossary.md, and none of these.
 
 Read are the strings with a space in them that are no docstrings (messages, help texts, titles), the templates
-of the pages and the dashboards.
+of the pages and the dashboards, the pages and results, and for the oldest words the docstrings as well.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ BANNED: dict[str, str] = {
     r"\bsettled energy\b": "final energy",
     r"no such run either|speaks against": "say what is wrong",
 }
+# Of the time before the glossary: not in docstrings and file names either.
+OLD = re.compile(r"\b(the|own|its|their) books\b|\bbooked\b|\bledgers?\b|virtual GPU", re.IGNORECASE)
 # A program's own name for a thing, or a message of somebody else's.
 ALLOWED: frozenset[str] = frozenset()
 # Pages that quote what was typed, or what was not understood.
 QUOTING = {"typed-commands.md", "page-review.md"}
+PAGES = ("docs", "benchmarks", "studies", "deploy")
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
@@ -67,7 +70,7 @@ def found(texts: Iterator[tuple[int, str]], place: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("folder", ["loadgen", "server", "dashboards/generate"])
+@pytest.mark.parametrize("folder", ["loadgen", "server", "dashboards/generate", "benchmarks"])
 def test_what_users_read_has_the_glossarys_words(folder: str) -> None:
     wrong: list[str] = []
     for path in sorted((ROOT / folder).rglob("*.py")):
@@ -85,9 +88,25 @@ def test_the_pages_have_them_too(suffix: str) -> None:
 
 def test_the_documentation_has_them_too() -> None:
     wrong: list[str] = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for path in [*sorted(ROOT.glob("*.md")), *(p for f in PAGES for p in sorted((ROOT / f).rglob("*.md")))]:
         if path.name not in QUOTING:
             wrong += found(prose(path), str(path.relative_to(ROOT)))
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize("folder", ["loadgen", "server", "dashboards", "benchmarks", "docker"])
+def test_the_oldest_words_are_nowhere(folder: str) -> None:
+    """Docstrings, comments and file names included."""
+    wrong: list[str] = []
+    for path in sorted((ROOT / folder).rglob("*")):
+        if path.suffix in {".py", ".md", ".sh", ".yml", ".yaml"}:
+            wrong += [
+                f"{path.relative_to(ROOT)}:{line}: {text.strip()[:90]!r}"
+                for line, text in enumerate(path.read_text("utf-8").splitlines(), 1)
+                if OLD.search(text)
+            ]
+        if re.search(r"books|ledger", path.stem):
+            wrong.append(f"{path.relative_to(ROOT)}: the name")
     assert wrong == [], "\n".join(wrong)
 
 

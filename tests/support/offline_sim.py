@@ -1,4 +1,4 @@
-"""The virtual GPU without waiting: arrivals run through scheduler and power limit in virtual time."""
+"""The simulated GPU without waiting: arrivals run through scheduler and power limit in virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A simulator on a real socket in a thread of the test's process, on a fast virtual GPU."""
+"""A simulator on a real socket in a thread of the test's process, on a fast simulated GPU."""
 
 from __future__ import annotations
 

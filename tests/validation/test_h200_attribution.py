@@ -95,7 +95,7 @@ def test_a_servers_books_were_within_five_per_cent_while_the_mix_changed(
     assert len(joint) == 2
     for window in joint:
         row = 1 + [w.name for w in experiment.data.windows].index(window.name)
-        groups = experiment.books["windows"][row]["groups"]
+        groups = experiment.answers["windows"][row]["groups"]
         errors = 100 * (np.array([groups[tenant] for tenant in analyse.TENANTS]) / value - 1.0)
         assert np.max(np.abs(errors)) < 5.0
         said = documented("### The server's own accounting", window.name)
@@ -173,6 +173,6 @@ def test_load_tests_up_to_the_boards_limit_are_predicted(
 def test_what_the_server_booked_adds_up_to_the_raw_counter(experiments: dict[str, Any]) -> None:
     for experiment in experiments.values():
         assert max(map(abs, experiment.conservation)) < 1e-3
-        answers = experiment.books["windows"][1:]
+        answers = experiment.answers["windows"][1:]
         assert not any("partial_coverage" in answer["flags"] for answer in answers)
         assert max(map(abs, experiment.against_counter)) < 1e-3

@@ -1,4 +1,4 @@
-"""The H200 experiments take the server's books when they are settled, the end of the last window included."""
+"""The H200 experiments take the server's energy when it is final, the end of the last window included."""
 
 from __future__ import annotations
 

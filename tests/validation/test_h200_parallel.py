@@ -54,23 +54,23 @@ def test_books_that_agree_with_both_counters_pass(parallel: Any) -> None:
 @pytest.mark.parametrize(
     ("more", "raw", "names"),
     [
-        # One GPU's joules are missing from the books although the division adds up.
+        # One GPU's joules are missing from the accounting although the division adds up.
         (
             {"devices": [{"id": "GPU-a", "joules": 10_000.0}]},
             RAW,
-            ["books against the sum of the counters", "GPU-a"],
+            ["accounting against the sum of the counters", "GPU-a"],
         ),
-        ({}, {"GPU-a": 6_000.0, "GPU-b": 4_100.0}, ["books against the sum of the counters", "GPU-b"]),
+        ({}, {"GPU-a": 6_000.0, "GPU-b": 4_100.0}, ["accounting against the sum of the counters", "GPU-b"]),
         # Errors that cancel in the sum.
         ({}, {"GPU-a": 6_100.0, "GPU-b": 3_900.0}, ["GPU-a", "GPU-b"]),
-        ({"idle_joules": None}, RAW, ["books"]),
+        ({"idle_joules": None}, RAW, ["accounting"]),
         ({"complete": False}, RAW, ["window settled"]),
         (
             {"unattributed_joules": 0.0},
             RAW,
-            ["requests + idle + unattributed = total", "books against the sum of the counters"],
+            ["requests + idle + unattributed = total", "accounting against the sum of the counters"],
         ),
-        ({}, {"GPU-a": 6_000.0}, ["books against the sum of the counters", "GPU-b"]),
+        ({}, {"GPU-a": 6_000.0}, ["accounting against the sum of the counters", "GPU-b"]),
     ],
 )
 def test_books_that_do_not_agree_are_found(
@@ -93,7 +93,7 @@ def test_a_gpu_that_works_without_being_metered_is_found(parallel: Any) -> None:
 
 def test_without_counters_nothing_is_claimed_of_them(parallel: Any) -> None:
     checks = parallel.check_books(answer(), REQUESTS, None)
-    assert [check.name for check in checks if check.ok is None] == ["books against the counters"]
+    assert [check.name for check in checks if check.ok is None] == ["accounting against the counters"]
     assert parallel.idle_checks({"watts": 200.0}, None, ["GPU-a"]).ok is None
     assert parallel.idle_checks({"watts": None}, RAW, ["GPU-a"]).ok is False
     idle = {"GPU-a": 100.0, "GPU-b": 110.0}

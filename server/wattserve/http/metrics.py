@@ -1,4 +1,4 @@
-"""The account's books under /metrics, with the names that the dashboards ask for."""
+"""The energy accounting under /metrics, with the names that the dashboards ask for."""
 
 from __future__ import annotations
 

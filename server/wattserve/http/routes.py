@@ -75,7 +75,7 @@ class EnergyRoutes:
         self._extra = extra or (lambda _start, _end: ((), {}))
 
     def energy(self, request: Request) -> Response:
-        """GET /energy: the state of the books; with start and end, the energy of a window."""
+        """GET /energy: the state of the energy accounting; with start and end, the energy of a window."""
         query = request.query_params
         if "start" not in query and "end" not in query:
             return JSONResponse(self.state())

@@ -1,7 +1,7 @@
 """A meter without a sensor: joules computed from the engine's own step records by a step-energy model.
 
 For machines that have vLLM and no power counter, such as CI's. Everything that comes out is labelled
-`modelled`; it shows that the books add up, not what the hardware uses.
+`modelled`; it shows that the accounting adds up, not what the hardware uses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two devices with every sensor of a GPU, one of which fails: real books and metrics, a scripted meter."""
+"""Two devices with every sensor of a GPU, one of which fails: real accounting, a scripted meter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A profile measured on a live virtual GPU predicts a run against it."""
+"""A profile measured on a live simulated GPU predicts a run against it."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_the_real_counter_over_its_whole_recording() -> None:
     assert sum(piece or 0.0 for piece in pieces) == pytest.approx(part.joules, rel=1e-9)
 
 
-def test_the_ledger_of_a_power_only_device() -> None:
+def test_the_accounting_of_a_power_only_device() -> None:
     counter, timeline = PowerIntegrator("gpu"), EnergyTimeline()
     for i in range(100):
         for update in counter.add(power_reading(i * 25 * MS, 300.0 if i % 8 < 4 else 100.0)):

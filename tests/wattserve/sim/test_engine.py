@@ -1,4 +1,4 @@
-"""The virtual GPU's profile, power limit, engine and energy; against the recordings where present."""
+"""The simulated GPU's profile, power limit, engine and energy; against the recordings where present."""
 
 from __future__ import annotations
 

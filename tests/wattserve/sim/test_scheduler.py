@@ -1,4 +1,4 @@
-"""The scheduler of the virtual GPU: nothing lost, no limit passed, everything ends, whatever arrives."""
+"""The scheduler of the simulated GPU: nothing lost, no limit passed, everything ends, whatever arrives."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ class Ahead(RuleBasedStateMachine):
 
     @rule()
     def ring(self) -> None:
-        """A step ends: the one decided on begins and is booked, and the one after it is decided on."""
+        """A step ends: the one decided on begins and is counted, and the one after it is decided on."""
         step = self.next if self.next is not None else self.scheduler.schedule()
         for seq in self.scheduler.finish_step(step):
             self.sampled[seq.request_id] += 1

@@ -1,4 +1,4 @@
-"""What clients of a metered vLLM see: OpenAI's API with each request's joules, and books that add up."""
+"""What clients of a metered vLLM see: OpenAI's API with each request's joules, which add up."""
 
 from __future__ import annotations
 

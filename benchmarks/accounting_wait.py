@@ -1,6 +1,6 @@
 """How long threads wait for the energy monitor: begin, end and energy of a request, a batch of steps.
 
-    python benchmarks/books_wait.py [--running 1024] [--seconds 20] [--step-seconds 0.05] [--groups 1]
+    python benchmarks/accounting_wait.py [--running 1024] [--seconds 20] [--step-seconds 0.05] [--groups 1]
 
 An engine of `running` requests that come and go is played in real time against a monitor with its own
 threads (sampling, settling, fitting), metered by a model. One thread brings the step records in batches, as
