@@ -4,7 +4,8 @@
 
 For each rate of the conversational workload: the delay of each step's tokens against the step's planned
 end, the energy accounting (requests + idle + unattributed against the total, over the run and over each
-10 s of it; the total against the counter's own series), and the server's memory. Server and client share the cores.
+10 s of it; the total against the counter's own series), and the server's memory. Server and client share
+the cores.
 """
 
 from __future__ import annotations
