@@ -32,13 +32,18 @@ _DEVICE_LABELS = {
     *("gpu", "UUID", "uuid", "device", "pod", "exported_pod", "namespace", "exported_namespace"),
     *("container", "exported_container", "instance", "Hostname", "hostname", "node", "kubernetes_node"),
 }
-_UNITS = (
-    (re.compile(r"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION|millijoules?|_m[jJ](_total)?\b", re.A), 1e-3),
-    (re.compile(r"microjoules?|_u[jJ](_total)?\b", re.A), 1e-6),
-    (re.compile(r"kilowatt_?hours?|_kwh(_total)?\b", re.A), 3.6e6),
-    (re.compile(r"watt_?hours?|_wh(_total)?\b", re.A), 3600.0),
-)
-_NOT_ENERGY = re.compile(r"POWER_USAGE|_watts?\b|_milliwatts?\b", re.A)
+_DCGM = re.compile(r"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", re.A)
+_LONG_UNIT = re.compile(r"(micro|milli|kilo|mega)?(joules?|watt_?hours?)", re.A | re.I)
+_SHORT_UNIT = re.compile(r"_([umkM]?)([jJ]|[wW][hH])(?:_total)?\b", re.A)
+_PREFIXES = {
+    **{"": 1.0, "micro": 1e-6, "milli": 1e-3, "kilo": 1e3, "mega": 1e6},
+    **{"u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6},
+}
+_ENERGY = re.compile(r"joule|energy|watt_?hour|_[umkM]?(?:[jJ]|[wW][hH])(?:_total)?\b", re.A | re.I)
+_POWER = re.compile(r"power|watts?(?![a-z_]*hour)|_[umk]?w(?:_|\b)", re.A | re.I)
+# A counter falls where its exporter was started again. One that does so in more than a tenth of its changes,
+# and more than twice in five minutes, goes up and down as a gauge does.
+_MOST_FALLS, _MOST_FALLING = 2, 0.1
 # How far back the check before the load looks, and how many points one range query may have.
 _CHECK_SECONDS = 300.0
 _MOST_POINTS = 10_000
@@ -77,7 +82,14 @@ class PrometheusSource(ForeignSource):
         names = _BRACES.sub("", _STRING.sub("", self.query))
         if re.search(r"[*/]", names):
             return 1.0
-        return next((factor for unit, factor in _UNITS if unit.search(names)), 1.0)
+        if _DCGM.search(names):
+            return 1e-3
+        unit = _LONG_UNIT.search(names) or _SHORT_UNIT.search(names)
+        if unit is None:
+            return 1.0
+        prefix = unit[1] or ""
+        is_joules = unit[2].lower().startswith("j")
+        return _PREFIXES[prefix if len(prefix) < 2 else prefix.lower()] * (1.0 if is_joules else 3600.0)
 
     def devices(self) -> list[MeteredDevice]:
         """The devices of the query. Raises ValueError where it has none, or cannot be asked over time.
@@ -85,7 +97,7 @@ class PrometheusSource(ForeignSource):
         The last five minutes are looked at, so that what cannot work is refused before the load.
         """
         names = _BRACES.sub("", _STRING.sub("", self.query))
-        if _NOT_ENERGY.search(names) and not re.search(r"joule|energy", names, re.I):
+        if _POWER.search(names) and not _ENERGY.search(names):
             raise ValueError(f"the query {self.query!r} is about power; an energy counter is needed")
         rows = self._ask("/api/v1/query", query=self.query)
         if not rows:
@@ -93,6 +105,7 @@ class PrometheusSource(ForeignSource):
         ids = device_names([_labels(row) for row in rows])
         now = unix_now()
         for series in self.series(now - _CHECK_SECONDS, now):
+            check_counter(series)
             check_power(series)
         found: dict[str, MeteredDevice] = {}
         pods: dict[str, set[str]] = {}
@@ -172,6 +185,18 @@ class PrometheusSource(ForeignSource):
         if body.get("status") != "success" or not isinstance(body.get("data"), dict):
             raise ValueError(f"Prometheus refuses: {body.get('error', answer.status_code)}")
         return dict(body["data"])
+
+
+def check_counter(series: DeviceSeries) -> None:
+    """Raises ValueError where the values go up and down: they are a gauge's, of power probably."""
+    changes = np.diff(series.joules)
+    changes = changes[changes != 0]
+    falls = int((changes < 0).sum())
+    if falls > _MOST_FALLS and falls > _MOST_FALLING * len(changes):
+        raise ValueError(
+            f"the values of {series.id} fell {falls} times in {len(changes)} changes: a gauge, such as power;"
+            " an energy counter is needed"
+        )
 
 
 def check_power(series: DeviceSeries) -> None:

@@ -13,11 +13,13 @@ from exporter import ENERGY, NOT_SUPPORTED, POWER, Exporter, exporting, line
 from wattload.analysis.window_energy import Measured, window_joules
 from wattload.energy.poller import SeriesPoller
 from wattload.energy.probe import probe
+from wattload.energy.prometheus import check_counter
 from wattload.energy.sources import DcgmSource, PrometheusSource, is_foreign, open_source
 from wattload.errors import InputError
 from wattload.rundir.directory import Capture, RunDir
 from wattload.rundir.result import TargetInfo
 from wattmeter.faults import Fault
+from wattmeter.schema import DeviceSeries
 
 WATTS = 300.0
 
@@ -242,12 +244,66 @@ def test_promql_that_prometheus_refuses_is_refused_before_the_load(
         ("rapl_energy_uj", 1e-6),
         ('board_joules_total{unit="_mJ"}', 1.0),
         ("rack_energy_kwh_total", 3.6e6),
+        ("rack_energy_kilojoules_total", 1e3),
+        ("rack_MJ_total", 1e6),
+        ("rack_Wh", 3600.0),
+        ("site_energy_megawatt_hours_total", 3.6e9),
+        ("node_energy_microjoules_total", 1e-6),
+        ("node_energy_total", 1.0),
     ],
 )
 def test_the_unit_is_that_of_the_metrics_name(exporter: Exporter, query: str, joules_per_unit: float) -> None:
     source = open_source(f"prometheus+{exporter.url}?query={query}")
     assert isinstance(source, PrometheusSource)
     assert source.joules_per_unit == joules_per_unit
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DCGM_FI_DEV_POWER_USAGE",
+        "node_power_kilowatts",
+        "rack_power_megawatts",
+        "board_milliwatts",
+        "board_power",
+        "rack_kw",
+        "ipmi_power_mw",
+        "sum(node_power_kilowatts) by (node)",
+        "instance:gpu_watts:sum",
+    ],
+)
+def test_a_query_for_power_is_refused_by_its_name(exporter: Exporter, query: str) -> None:
+    with pytest.raises(ValueError, match="is about power; an energy counter is needed"):
+        open_source(f"prometheus+{exporter.url}?query={query}").info()
+
+
+@pytest.mark.parametrize(
+    "query", ["rack_kwh_total", "rack_energy_watt_hours", "gpu_power_energy_joules_total"]
+)
+def test_energy_in_watt_hours_or_beside_power_is_no_power(exporter: Exporter, query: str) -> None:
+    source = open_source(f"prometheus+{exporter.url}?query={query}")
+    assert isinstance(source, PrometheusSource)
+    exporter.samples = lambda now: joules(now / source.joules_per_unit)
+    assert [device["id"] for device in source.info()["devices"]] == ["a"]
+
+
+def gauge(falls: int, changes: int) -> DeviceSeries:
+    """A series with so many falls among its changes, the first of them."""
+    steps = np.where(np.arange(changes) < falls, -3.0, 5.0)
+    joules = np.concatenate([[1000.0], 1000.0 + np.cumsum(steps)])
+    seconds = np.arange(changes + 1, dtype=np.float64)
+    return DeviceSeries("rack", "rack", "prometheus", seconds, joules, np.full(changes + 1, np.nan))
+
+
+@pytest.mark.parametrize(("falls", "changes"), [(3, 20), (10, 20), (3, 3)])
+def test_values_that_go_up_and_down_are_a_gauge(falls: int, changes: int) -> None:
+    with pytest.raises(ValueError, match=f"fell {falls} times in {changes} changes: a gauge"):
+        check_counter(gauge(falls, changes))
+
+
+@pytest.mark.parametrize(("falls", "changes"), [(0, 20), (2, 6), (3, 60)])
+def test_an_exporter_that_was_started_again_is_still_a_counter(falls: int, changes: int) -> None:
+    check_counter(gauge(falls, changes))
 
 
 def test_a_power_that_no_device_draws_is_refused(exporter: Exporter) -> None:
