@@ -99,7 +99,7 @@ def compute(run: RunDir, capture: Capture | None = None) -> tuple[Run, GapHistog
     failed = failures(run)
     if not data.generates:
         absent["estimates"] = NOTHING_GENERATED
-    reasons = [*_invalid(capture, data, failed), *energy.reasons]
+    reasons = [*_invalid(capture, data, failed), *energy.reasons, *data.unreadable_energy]
     result = RunJson(
         schema=RUN_SCHEMA,
         name=capture.name,
@@ -218,7 +218,7 @@ def _failed_fraction(data: RunData) -> float | None:
 
 def _notes(capture: Capture, data: RunData, info: EnergyInfo, absent: dict[str, str]) -> list[str]:
     """Sentences that qualify figures which stand."""
-    notes = []
+    notes = [*data.unreadable_server]
     window, done = data.window, int(data.done.sum())
     if 0 < done < LEAST_VALUES:
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from wattload.client.api import APIS
+from wattload.errors import InputError
 from wattload.rundir.directory import REQUEST_SCHEMA, Capture, RunDir
 from wattload.rundir.requests import Bool, Requests, read_requests
 from wattload.rundir.result import (
@@ -31,6 +33,7 @@ class RunData:
 
     `inside`, shape (N,), are the requests scheduled in the window. `series`, `split` and `server` are the
     tables of energy.parquet, energy_split.parquet and server_metrics.parquet, None where there are none.
+    `unreadable_energy` and `unreadable_server` are sentences about those that are there and cannot be used.
     """
 
     directory: RunDir
@@ -41,6 +44,8 @@ class RunData:
     series: pa.Table | None
     split: pa.Table | None
     server: pa.Table | None = None
+    unreadable_energy: tuple[str, ...] = ()
+    unreadable_server: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -49,15 +54,20 @@ class RunData:
         """Reads the tables; `requests` are those of the directory where the caller has them already."""
         requests = requests if requests is not None else read_requests(directory)
         inside = requests.within(window.start_unix, window.end_unix)
+        series, no_series = _where_readable(directory.read_energy)
+        split, no_split = _where_readable(directory.read_split)
+        server, no_server = _where_readable(directory.read_server_metrics)
         return cls(
             directory,
             capture,
             window,
             requests,
             inside,
-            directory.read_energy(),
-            directory.read_split(),
-            directory.read_server_metrics(),
+            series,
+            split,
+            server,
+            (*no_series, *no_split),
+            no_server,
         )
 
     @property
@@ -75,6 +85,14 @@ class RunData:
     def done(self) -> Bool:
         """The requests that were scheduled in the window and completed, shape (N,)."""
         return self.inside & self.requests.completed
+
+
+def _where_readable(read: Callable[[], pa.Table | None]) -> tuple[pa.Table | None, tuple[str, ...]]:
+    """A table beside the requests, which are of use without it, and why it cannot be read."""
+    try:
+        return read(), ()
+    except InputError as error:
+        return None, (str(error),)
 
 
 @dataclass(frozen=True)
