@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from wattload import __version__
+from wattload.cli.given_once import check_given_once
 from wattload.cli.optional_values import with_values
 from wattload.cli.other_tools import command_advice, flag_advice
 from wattload.cli.repeat_count import with_repeats
@@ -67,6 +68,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and (args[0] in COMMANDS or args[0] in _ALIASES):
             self.commands[args[0]] = load_command(args[0])
+            check_given_once(self.commands[args[0]], args[1:])
             if args[0] == "run":
                 args = with_repeats(args)
             if args[0] in _EXPORTERS:
