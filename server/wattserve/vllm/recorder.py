@@ -179,6 +179,9 @@ class StepRecorder:
         running = self._running
         running.told = None
         for index, launch_ns, end_ns, output, sampled, rows in finished:
+            # These ended before the step; one of the same name may begin in it.
+            for engine_id in output.finished_req_ids:
+                running.known.pop(engine_id, None)
             new = output.scheduled_new_reqs
             for request in new:
                 running.known[request.req_id] = (self._name(request.req_id), _prompt_length(request))
@@ -213,8 +216,6 @@ class StepRecorder:
                         for at, name in enumerate(ids)
                         if name in drafted
                     ]
-            for engine_id in output.finished_req_ids:
-                running.known.pop(engine_id, None)
         return told
 
     def _name(self, engine_id: str) -> str:

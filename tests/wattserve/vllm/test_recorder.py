@@ -344,6 +344,19 @@ def test_whoever_comes_goes_and_returns_is_told_as_it_was(seed: int, flush_every
     assert list(found) == expected
 
 
+def test_a_name_that_is_used_again_at_once_has_its_new_prompt() -> None:
+    """As vLLM without random suffixes: one ends, and one of the same name begins in the next step."""
+    taken: list[Frames] = []
+    recorder = StepRecorder(keeping(taken))
+    run(recorder, step({"a": (4, 0, 4), "b": (2, 0, 2)}))
+    run(recorder, step({"a": (30, 0, 10)}, {"b": (2, 1)}, finished={"a"}))
+    # In another order, and one token of the prompt.
+    run(recorder, step(old={"a": (10, 1), "b": (3, 1)}))
+    batches = [decoded(frames).batch for frames in taken]
+    assert [batch.prefill_tokens.tolist() for batch in batches] == [[4, 2], [0, 10], [1, 0]]
+    assert [batch.decode_tokens.tolist() for batch in batches] == [[0, 0], [1, 0], [0, 1]]
+
+
 def test_a_name_with_a_line_break_stays_one_name() -> None:
     batch = recorded(step({"a\nb": (4, 0, 4), "c": (4, 0, 4)}))
     assert batch.request_ids == ("a\nb", "c")
