@@ -219,7 +219,7 @@ def test_the_library_is_initialised_again_after_the_driver_was_loaded_anew(
 ) -> None:
     fake = FakeAmdsmi(*boards())
     now = [100.0]
-    monkeypatch.setattr("wattmeter.meters.amdsmi.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     meter = meter_of(fake)
     fake.reload()
     assert meter.read_energy(UUIDS[1]).fault is Fault.DRIVER_NOT_LOADED
@@ -245,7 +245,7 @@ def read_all(
 ) -> tuple[float, set[Fault]]:
     """(joules that the counter gained, faults) over readings of `counts`, `seconds` apart."""
     now = [1_000_000_000]
-    monkeypatch.setattr("wattmeter.meters.amdsmi.time.monotonic_ns", lambda: now[0])
+    monkeypatch.setattr("time.monotonic_ns", lambda: now[0])
     fake.boards[0].count = counts[0]
     meter = meter_of(fake)
     counter = EnergyCounter(UUIDS[0], from_first_reading=True, stale_seconds=1e6, gap_seconds=1e6)
@@ -400,7 +400,7 @@ def test_a_partition_without_sensors_alone_is_refused() -> None:
 def test_a_gpu_in_partitions_is_found_again_by_its_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeAmdsmi(*partitions())
     now = [100.0]
-    monkeypatch.setattr("wattmeter.meters.amdsmi.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     meter = meter_of(fake)
     fake.reload()
     now[0] += 5.0

@@ -287,7 +287,7 @@ def test_a_name_that_is_not_utf8_is_readable(name: Any) -> None:
 def test_nvml_is_initialised_again_after_the_driver_was_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml()
     now = [100.0]
-    monkeypatch.setattr("wattmeter.meters.nvml.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     meter = nvml_meter(fake)
     device = meter.devices[1].id
     fake.session = 1  # handles of the session before are worth nothing
@@ -303,7 +303,7 @@ def test_nvml_is_initialised_again_after_the_driver_was_loaded_anew(monkeypatch:
 def test_a_driver_that_stays_away_is_not_asked_at_every_read(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml()
     now = [100.0]
-    monkeypatch.setattr("wattmeter.meters.nvml.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     meter = nvml_meter(fake)
     fake.answers["init"] = fake.answers["energy"] = FakeNvml.NVMLError(9)
     for _ in range(100):
@@ -315,7 +315,7 @@ def test_a_driver_that_stays_away_is_not_asked_at_every_read(monkeypatch: pytest
 def test_a_power_field_whose_own_time_stands_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml(stamp=1_790_000_000_000_000)
     now = [100.0]
-    monkeypatch.setattr("wattmeter.meters.nvml.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     meter = nvml_meter(fake)
     device = meter.devices[0].id
     assert meter.read_power(device).power_watts is not None
@@ -374,7 +374,7 @@ def test_cuda_visible_devices(value: str | None, names: list[str] | None) -> Non
 @pytest.mark.parametrize(
     ("gpus", "sentence"),
     [
-        (["7"], "there is no GPU 7: this host has 2"),
+        (["7"], "there is no GPU 7: NVML lists 2"),
         (["GPU-x"], "0 GPUs of this host"),
         (["GPU-"], "2 GPUs of this host"),
         (["0", "GPU-0"], "named twice"),
