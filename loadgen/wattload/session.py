@@ -30,6 +30,7 @@ from wattload.rundir.host import host, versions
 from wattload.rundir.result import ArrivalsInfo, RunJson, SystemPromptInfo, WorkloadInfo
 from wattload.schedule.build import Streams, load_streams, plan, process_of, target_rate
 from wattload.schedule.frame import DEFAULT_INPUTS, Frame, parse_image, system_of
+from wattload.schedule.images import check_images, noting_images, planned_images
 from wattload.schedule.mapped import mapped
 from wattload.schedule.models import with_models
 from wattload.schedule.parquet import save as save_schedule
@@ -103,6 +104,12 @@ def prepare(config: RunConfig) -> Prepared:
         )
     _check_endpoint(config, endpoint)
     streams = load_streams(config.workload, config.reading)
+    check_images(
+        config.prompts.image,
+        endpoint.shape,
+        streams.traces,
+        server_history=config.schedule.history == "server",
+    )
     answer = probe(
         endpoint.url,
         energy_url=config.energy.energy,
@@ -179,10 +186,6 @@ def _check_endpoint(config: RunConfig, endpoint: Endpoint) -> None:
             raise InputError("history", f"server: {name} says nothing that a next turn could go on from")
     elif prompts.inputs is not None:
         raise InputError("inputs", f"{prompts.inputs}: is for `api` embeddings, rerank and score, not {name}")
-    if prompts.image is not None and not api.chat:
-        raise InputError("image", f"{prompts.image}: {name} takes no images; chat, responses and messages do")
-    if prompts.image is not None and config.schedule.history == "server":
-        raise InputError("image", f"{prompts.image}: cannot be put into sessions with `history` server")
     several = bool(endpoint.models) or any(tenant.models for tenant in config.workload.tenant)
     if several and "model" in (config.requests.body or {}):
         raise InputError("body", ": names a model, and several are to be asked for")
@@ -203,7 +206,7 @@ def plan_schedule(
     schedule = plan(streams, config.schedule, max_model_len=room, outputs=api.streams)
     inputs = 0 if api.streams else prompts.inputs or DEFAULT_INPUTS[endpoint.api]
     image = None if prompts.image is None else parse_image(prompts.image)
-    schedule = replace(schedule, frame=Frame(inputs=inputs, image=image))
+    schedule = noting_images(replace(schedule, frame=Frame(inputs=inputs, image=image)))
     by_tag = {tenant.tag: tenant.models for tenant in streams.tenants if tenant.models}
     mix = endpoint.models or ((endpoint.model, 1.0),)
     schedule = with_models(schedule, mix, by_tag, seed=config.schedule.seed)
@@ -443,7 +446,8 @@ def _workload(config: RunConfig, streams: Streams, schedule: Schedule, directory
         schedule_sha256=sha256_of(directory.schedule_path),
         citation="; ".join(dict.fromkeys(t.citation for t in traces if t.citation)) or None,
         system_prompt=_system_prompt(schedule.frame),
-        image=config.prompts.image,
+        image=config.prompts.image if schedule.frame.image is not None else None,
+        images=planned_images(schedule),
         inputs=schedule.frame.inputs or None,
     )
 

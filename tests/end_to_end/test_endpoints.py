@@ -27,11 +27,19 @@ def sim() -> Iterator[str]:
         yield url
 
 
-def measured(url: str, out: Path, *flags: str) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+def measured(
+    url: str,
+    out: Path,
+    *flags: str,
+    trace: str = "random:prompt=60..200,output=12",
+    rate: str | None = "15",
+) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """run.json and the columns of requests.parquet of a run of a few seconds."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WATTLOAD_", "OPENAI_"))}
     command = [sys.executable, "-m", "wattload.cli", "run", url, "--out", str(out), "--progress", "none"]
-    load = ["--trace", "random:prompt=60..200,output=12", "--rate", "15", "--duration", "3", "--warmup", "1s"]
+    load = ["--trace", trace, "--duration", "3", "--warmup", "1s"]
+    if rate is not None:
+        load += ["--rate", rate]
     done = subprocess.run(
         [*command, *load, *flags], capture_output=True, text=True, timeout=120, check=False, env=environment
     )
@@ -83,6 +91,26 @@ def test_responses_with_a_system_prompt(sim: str, tmp_path: Path) -> None:
     assert set(rows["output_tokens"]) == {12}
     assert (rows["prompt_tokens"] == rows["prompt_tokens_planned"]).all()
     assert run["latency"]["ttft_seconds"]["p50"] > 0
+
+
+def test_chats_with_as_many_images_as_the_trace_tells(sim: str, tmp_path: Path) -> None:
+    trace = tmp_path / "m.csv"
+    lines = [f"2024-10-15 00:00:{row // 10:02d}.{row % 10},{row % 3},80,12" for row in range(30)]
+    trace.write_text("\n".join(["TIMESTAMP,NumImages,ContextTokens,GeneratedTokens", *lines]))
+    run, rows = measured(
+        sim, tmp_path / "run", "--api", "chat", "--image", "56x84", trace=str(trace), rate=None
+    )
+    check_conserved(run)
+    assert rows["images_planned"].tolist() == rows["images"].tolist() == [row % 3 for row in range(30)]
+    assert (rows["prompt_tokens"] - rows["prompt_tokens_planned"] == 6 * rows["images"]).all()
+    assert (run["workload"]["images"], run["requests"]["images_sent"]) == (30, 30)
+    assert run["tokens"]["mismatches"] == 0
+    alone, rows = measured(sim, tmp_path / "text", "--image", "none", trace=str(trace), rate=None)
+    assert rows["images_planned"].tolist() == [row % 3 for row in range(30)]
+    assert set(rows["images"]) == {0}
+    assert (rows["prompt_tokens"] == rows["prompt_tokens_planned"]).all()
+    assert (alone["workload"]["images"], alone["requests"]["images_sent"]) == (30, 0)
+    assert any("20 of 30 requests have images in the trace (30 in all)" in note for note in alone["notes"])
 
 
 def test_messages_of_two_adapters_with_images(sim: str, tmp_path: Path) -> None:

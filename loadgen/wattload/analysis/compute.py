@@ -268,6 +268,7 @@ def _requests(requests: Requests, data: RunData, failed: list[FailureInfo]) -> R
     return RequestsInfo(
         planned=max(len(requests), data.capture.planned_requests or 0),
         sent=int((~np.isnan(requests.sent)).sum()),
+        images_sent=None if np.isnan(requests.images).all() else int(np.nansum(requests.images)),
         completed=outcomes.get("completed", 0),
         failed={name: count for name, count in sorted(outcomes.items()) if name != "completed"},
         in_window=int(data.inside.sum()),
@@ -349,9 +350,11 @@ def _tokens(requests: Requests, data: RunData, tokens: Received | None, absent: 
         )
     info.prompt = int(np.nansum(prompt))
     wrong = prompt != requests.prompt_planned[done]
-    if data.capture.config.get("image"):
-        # How many tokens an image is, only the server knows.
-        wrong[:] = False
+    if data.capture.workload.image is not None:
+        # How many tokens an image is, only the server knows. Runs of earlier versions count no images, and
+        # have one in each request.
+        sent = requests.images[done]
+        wrong[np.isnan(sent) | (sent > 0)] = False
         images = requests.image[done]
         info.image = int(np.nansum(images)) if (~np.isnan(images)).any() else None
     if data.generates:

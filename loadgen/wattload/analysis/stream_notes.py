@@ -29,6 +29,20 @@ def natural_lengths(data: RunData) -> list[str]:
     ]
 
 
+def images_left_out(data: RunData) -> list[str]:
+    """What to know where the requests of a trace have images that were not sent; empty where all were."""
+    requests = data.requests
+    left_out = (requests.images_planned > 0) & (requests.images == 0)
+    if not left_out.any():
+        return []
+    sent = int((~np.isnan(requests.images)).sum())
+    return [
+        f"{int(left_out.sum())} of {sent} requests have images in the trace"
+        f" ({int(requests.images_planned[left_out].sum())} in all), which were left out: their text was sent"
+        " alone (--image none)"
+    ]
+
+
 def stream_notes(data: RunData, gaps: GapHistogram) -> list[str]:
     """Tokens that came together, counts that are missing, and what was passed over, quoted.
 
@@ -50,6 +64,7 @@ def stream_notes(data: RunData, gaps: GapHistogram) -> list[str]:
     if not np.isnan(requests.replica).all():
         shares = np.bincount(requests.replica[~np.isnan(requests.replica)].astype(int))
         notes.append(f"requests were shared out among endpoints: {', '.join(map(str, shares))}")
+    notes += images_left_out(data)
     notes += natural_lengths(data)
     counted = requests.output if data.generates else requests.prompt
     uncounted = int((np.isnan(counted) & done).sum())

@@ -18,7 +18,7 @@ from wattload.errors import InputError
 from wattload.traces import ReadOptions, Trace
 from wattload.traces import embedded as workloads
 from wattload.traces.catalog import CATALOG
-from wattload.traces.describe import AgentStatistics, TraceStatistics, statistics_of
+from wattload.traces.describe import AgentStatistics, ImageStatistics, TraceStatistics, statistics_of
 from wattload.traces.fetch import fetch as fetch_trace
 from wattload.traces.formats.registry import FORMATS
 
@@ -188,6 +188,7 @@ def print_statistics(console: Console, trace: Trace, statistics: TraceStatistics
         "sessions": _sessions(statistics),
         "agents": _agents(statistics.agents),
         "shared prefixes": _shared(statistics.shared_fraction),
+        "images": _images(statistics.images, statistics.rows),
         "tags": ", ".join(f"{tag}: {n:,}" for tag, n in statistics.tags.items()) or "none",
         "licence": trace.licence or "unknown",
         "cite": trace.citation or "unknown",
@@ -218,6 +219,15 @@ def _agents(agents: AgentStatistics | None) -> str:
 
 def _shared(fraction: float | None) -> str:
     return "none" if fraction is None else f"{fraction:.1%} of prompt tokens stood in an earlier prompt"
+
+
+def _images(images: ImageStatistics | None, rows: int) -> str:
+    if images is None:
+        return "none"
+    return (
+        f"{images.images:,} in {images.requests:,} of {rows:,} requests, at most {images.most:,} in one;"
+        " --image WIDTHxHEIGHT sends as many of that size"
+    )
 
 
 def _identity(trace: Trace) -> dict[str, Any]:

@@ -186,6 +186,24 @@ class RequestRecord:
         int | None,
         Column("int32", "prompt tokens of images, where the endpoint's `usage` counts them", later=True),
     ] = None
+    images_planned: Annotated[
+        int | None,
+        Column(
+            "int16",
+            "images of the schedule: as many as the trace tells, else one where `--image` has a size; null:"
+            " none was planned in the run",
+            later=True,
+        ),
+    ] = None
+    images: Annotated[
+        int | None,
+        Column(
+            "int16",
+            "images in the body that was sent (0 with `--image none`); null: not sent, or none was planned in"
+            " the run",
+            later=True,
+        ),
+    ] = None
 
     @property
     def tpot_seconds(self) -> float | None:

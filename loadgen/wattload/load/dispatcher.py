@@ -237,6 +237,8 @@ class Dispatcher:
     def _done(self, record: RequestRecord) -> None:
         row = self._row_of.pop(record.index)
         self._finished_rows[row] = True
+        if record.sent_unix is not None:
+            record.images = self._schedule.images_sent(row)
         self._records.append(record)
         now = time.perf_counter() - self._start
         if self._conversations is not None:

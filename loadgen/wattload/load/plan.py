@@ -133,4 +133,5 @@ def planned_record(
         worker=worker,
         inputs=schedule.frame.inputs_of(int(schedule.prompt_tokens[row])),
         model="" if schedule.model is None else schedule.models[int(schedule.model[row])],
+        images_planned=schedule.images_planned(row),
     )

@@ -48,6 +48,8 @@ class Requests:
     agent: Annotated[F64, "agent"]
     task: Annotated[F64, "task"]
     image: Annotated[F64, "image_tokens"]
+    images_planned: Annotated[F64, "images_planned"]
+    images: Annotated[F64, "images"]
     joules: Annotated[F64, "energy_joules"]
     prefill_joules: Annotated[F64, "prefill_joules"]
     decode_joules: Annotated[F64, "decode_joules"]

@@ -126,8 +126,10 @@ class WorkloadInfo(Section):
     system_prompt: SystemPromptInfo | None = other(
         "The system prompt of every request.", when_null="no system prompt was asked for"
     )
-    image: str | None = other(
-        "Size of the image in each request, in pixels.", when_null="no images were sent"
+    image: str | None = other("Size of the images in requests, in pixels.", when_null="no images were sent")
+    images: int | None = other(
+        "Images in all requests of the schedule: as many as the trace tells of, else one a request.",
+        when_null="no images were planned",
     )
     inputs: int | None = other(
         "Into how many texts or documents a prompt was shared out at most.",
@@ -182,6 +184,12 @@ class RequestsInfo(Section):
         default=...,
     )
     failed: dict[str, int] = other("Requests that failed over the whole run, by outcome.", default=...)
+    images_sent: int | None = number(
+        "Images sent",
+        "",
+        "Images in the requests that were sent, over the whole run.",
+        when_null="no images were planned",
+    )
     in_window: int = number(
         "Requests in the window",
         "",

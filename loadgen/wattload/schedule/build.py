@@ -281,6 +281,7 @@ def _planned(
         notes=tuple(notes),
         horizon_seconds=horizon,
         content_base=base,
+        images=None if trace.images is None else np.array(trace.images, np.int16),
     )
 
 

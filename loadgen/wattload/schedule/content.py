@@ -32,7 +32,7 @@ from wattload.schedule.table import Schedule
 # Small enough for nearly every model that is served: an id below it is in any larger vocabulary too.
 DEFAULT_VOCAB_SIZE = 32_000
 
-_SHARED, _BLOCK, _SYSTEM = 2, 3, 4
+_SHARED, _BLOCK, _SYSTEM, _IMAGE = 2, 3, 4, 5
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -101,19 +101,24 @@ def prompt_maker(
         image = schedule.frame.image
         if image is not None:
             images = Images(*image)
-            return lambda part, row: _message_with_image(part, row, api, images, salt)
+            return lambda part, row: _message_with_images(part, row, api, images, salt)
         return lambda part, row: _message(prompt_text(part, row, salt))
     if has_text:
         return lambda part, row: json.dumps(prompt_text(part, row, salt)).encode()
     return lambda part, row: prompt_json_bytes(part, row, size, salt)
 
 
-def _message_with_image(schedule: Schedule, row: int, api: str, images: Images, salt: int) -> bytes:
-    text = {"type": "input_text" if api == "responses" else "text", "text": prompt_text(schedule, row, salt)}
+def _message_with_images(schedule: Schedule, row: int, api: str, images: Images, salt: int) -> bytes:
+    count = schedule.images_sent(row) or 0
+    said = prompt_text(schedule, row, salt)
+    if not count:
+        return _message(said)
+    text = {"type": "input_text" if api == "responses" else "text", "text": said}
     # Turns of a session have one content, and their images are others all the same.
     seed = int(schedule.content_seed[row]) ^ salt ^ int(schedule.index[row])
-    part = image_part(api, images.data_url(seed))
-    return b'[{"role":"user","content":[' + json.dumps(text).encode() + b"," + part + b"]}]"
+    seeds = [seed, *mixed(_IMAGE, seed, np.arange(1, count, dtype=np.uint64)).tolist()]
+    parts = [image_part(api, images.data_url(one)) for one in seeds[:count]]
+    return b'[{"role":"user","content":[' + b",".join([json.dumps(text).encode(), *parts]) + b"]}]"
 
 
 def _inputs(schedule: Schedule, row: int, api: str, vocab_size: int, salt: int) -> bytes:

@@ -28,6 +28,8 @@ _QUERY_SHARE, _MOST_QUERY_TOKENS = 0.25, 32
 _SQUARE_PIXELS = 16
 _LONGEST_SIDE = 8192
 _MOST_SYSTEM_TOKENS = 1_000_000
+# What says that a trace's images are not to be sent.
+NO_IMAGES = "none"
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 # What stands between a system prompt and a prompt that are one text: a blank between words of ours.
 WORDS_GLUE, TEXT_GLUE = " ", "\n\n"
@@ -38,8 +40,8 @@ class Frame:
     """`system_tokens`: tokens of the system prompt, with what a chat template adds for it; 0: there is none.
     `system_text`: its text; empty where it is `system_words` words or token ids, made as those of prompts.
     `inputs`: into how many texts of an embeddings request, or documents of a rerank or score request, a
-    prompt is shared out; 0 for endpoints that generate. `image`: width and height of an image in each
-    request, in pixels.
+    prompt is shared out; 0 for endpoints that generate. `image`: width and height of the images that
+    requests have, in pixels; None: no request is sent with one.
     """
 
     system_tokens: int = 0
@@ -119,12 +121,16 @@ def cut(pieces: Sequence[str], counts: Sequence[int], glue: str) -> list[str]:
     return texts
 
 
-def parse_image(text: str) -> tuple[int, int]:
-    """`WIDTHxHEIGHT` in pixels. Raises ValueError."""
+def parse_image(text: str) -> tuple[int, int] | None:
+    """`WIDTHxHEIGHT` in pixels; None for `none`. Raises ValueError."""
+    if text.strip() == NO_IMAGES:
+        return None
     found = _SIZE.fullmatch(text.strip())
     sides = tuple(int(side) for side in found.groups()) if found is not None else ()
     if len(sides) != 2 or not all(1 <= side <= _LONGEST_SIDE for side in sides):
-        raise ValueError(f"is no size of an image in pixels; write WIDTHxHEIGHT, up to {_LONGEST_SIDE}")
+        raise ValueError(
+            f"is no size of an image in pixels; write WIDTHxHEIGHT, up to {_LONGEST_SIDE}, or none"
+        )
     return sides
 
 

@@ -79,6 +79,8 @@ def _arrays(schedule: Schedule) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
         yield "text_starts", schedule.text_starts
     if schedule.model is not None:
         yield "model", schedule.model
+    if schedule.images is not None:
+        yield "images", schedule.images
     if schedule.prefix_hashes is not None:
         yield "prefix_ids", schedule.prefix_hashes.ids
         yield "prefix_offsets", schedule.prefix_hashes.offsets

@@ -176,8 +176,9 @@ class PromptOptions(Options):
     )
     image: Annotated[str, AfterValidator(_image)] | None = Field(
         default=None,
-        description="Put a synthetic PNG of this size into the last message of every chat, as 512x512.",
-        json_schema_extra={"metavar": "WIDTHxHEIGHT"},
+        description="Put synthetic PNGs of this size, as 512x512, into the last message of every chat: as"
+        " many as a trace with images tells, else one. none: send the text of such a trace alone.",
+        json_schema_extra={"metavar": "WIDTHxHEIGHT|none"},
     )
     inputs: int | None = Field(
         default=None,

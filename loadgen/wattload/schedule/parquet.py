@@ -38,6 +38,8 @@ def save(schedule: Schedule, path: Path) -> None:
         columns["parents"] = pa.LargeListArray.from_arrays(schedule.parents.offsets, schedule.parents.rows)
     if schedule.model is not None:
         columns["model"] = pa.array(schedule.model)
+    if schedule.images is not None:
+        columns["images"] = pa.array(schedule.images)
     meta = {
         "tags": schedule.tags,
         "prefix_block_tokens": schedule.prefix_block_tokens,
@@ -92,6 +94,7 @@ def load(path: Path) -> Schedule:
         frame=Frame.of(meta.get("frame")),
         model=_array(table, "model") if "model" in present else None,
         models=tuple(meta.get("models", ())),
+        images=_array(table, "images") if "images" in present else None,
     )
 
 

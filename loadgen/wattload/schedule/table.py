@@ -51,7 +51,8 @@ class Schedule:
     when one of so many slots is free. `notes`: sentences for the user. `horizon_seconds`: the time the
     schedule covers. `content_base`: what shared content is made from. `pages`: the file that holds the arrays
     of a long schedule (mapped.py). `frame`: what stands around each prompt, whose tokens `prompt_tokens`
-    leaves out. `model`: int16 index into `models`, None where all requests are for one.
+    leaves out. `model`: int16 index into `models`, None where all requests are for one. `images`: int16,
+    how many images each request is planned with, -1 where its trace does not tell; None where none does.
     """
 
     due_seconds: npt.NDArray[np.float64]
@@ -85,6 +86,7 @@ class Schedule:
     frame: Frame = NO_FRAME
     model: npt.NDArray[np.int16] | None = None
     models: tuple[str, ...] = ()
+    images: npt.NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
         if self.parents is None:
@@ -110,6 +112,20 @@ class Schedule:
         if self.closed_concurrency or self.horizon_seconds <= 0:
             return None
         return len(self) / self.horizon_seconds
+
+    def images_planned(self, row: int) -> int | None:
+        """Images of a request as planned: as many as its trace tells, else one where the run has images of a
+        size. None where it has none.
+        """
+        told = -1 if self.images is None else int(self.images[row])
+        if told >= 0:
+            return told
+        return 1 if self.frame.image is not None else None
+
+    def images_sent(self, row: int) -> int | None:
+        """Images in the body of a request: those planned, or 0 where the run sends none of them."""
+        planned = self.images_planned(row)
+        return planned if planned is None or self.frame.image is not None else 0
 
     @property
     def before(self) -> npt.NDArray[np.int64]:
@@ -142,6 +158,7 @@ class Schedule:
             pages=None,
             parents=None if self.parents is None else self.parents.take(rows),
             model=None if self.model is None else self.model[rows],
+            images=None if self.images is None else self.images[rows],
         )
 
     def shard(self, worker: int, workers: int) -> Schedule:

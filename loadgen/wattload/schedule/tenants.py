@@ -98,6 +98,7 @@ def superposed(schedules: Sequence[Schedule]) -> Schedule:
         notes=tuple(dict.fromkeys(note for s in schedules for note in s.notes)),
         horizon_seconds=max(s.horizon_seconds for s in schedules),
         content_base=schedules[0].content_base,
+        images=_images(schedules),
     )
     whole = whole.take(np.argsort(whole.nominal_seconds, kind="stable"))
     return replace(whole, index=np.arange(len(whole)))
@@ -142,6 +143,14 @@ def _starts(schedules: Sequence[Schedule]) -> Any:
         return None
     return np.concatenate(
         [np.zeros(len(s), np.int32) if s.text_starts is None else s.text_starts for s in schedules]
+    )
+
+
+def _images(schedules: Sequence[Schedule]) -> Any:
+    if all(s.images is None for s in schedules):
+        return None
+    return np.concatenate(
+        [np.full(len(s), -1, np.int16) if s.images is None else s.images for s in schedules]
     )
 
 

@@ -23,6 +23,7 @@ from wattload.errors import InputError
 from wattload.options import PositiveSeconds, Seconds
 from wattload.rundir.numbers import NUMBERS, number_of
 from wattload.schedule.build import load_streams, plan
+from wattload.schedule.images import check_images
 from wattload.study.levels import Level, parse_level
 
 STUDY_SUFFIX = ".toml"
@@ -579,6 +580,13 @@ def _check_traces(study: Study) -> None:
         for level in workload.levels():
             config = _config(study, arm, workload, level)
             try:
-                plan(load_streams(config.workload, config.reading), config.schedule)
+                streams = load_streams(config.workload, config.reading)
+                check_images(
+                    config.prompts.image,
+                    config.endpoint.endpoint().shape,
+                    streams.traces,
+                    server_history=config.schedule.history == "server",
+                )
+                plan(streams, config.schedule)
             except InputError as error:
                 raise ValueError(f"{workload.name} at {level.text}: {error}") from error

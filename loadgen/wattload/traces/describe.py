@@ -62,12 +62,30 @@ class AgentStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageStatistics:
+    """`requests`: those that have images. `images`: of all of them. `most`: in one request."""
+
+    requests: int
+    images: int
+    most: int
+
+    @classmethod
+    def of(cls, trace: Trace) -> ImageStatistics | None:
+        """None where no request has an image."""
+        if trace.images is None or not trace.images.any():
+            return None
+        images = trace.images
+        return cls(int((images > 0).sum()), int(images.sum(dtype=np.int64)), int(images.max()))
+
+
+@dataclass(frozen=True, slots=True)
 class TraceStatistics:
     """`dispersion`: variance over mean of the number of requests in windows of so many seconds, 1 for a
     Poisson process, more in bursts; None where the trace is shorter than 20 windows. `gap_cv`: standard
     deviation over mean of the time between requests. `rank_correlation`: Spearman's, of prompt and output
     tokens. `shared_fraction`: of the prompt tokens, how many stand in a prefix that an earlier prompt had
-    too; None without `hash_ids`. `agents`: None for sessions without tools.
+    too; None without `hash_ids`. `agents`: None for sessions without tools. `images`: None where the trace
+    does not tell of any.
     """
 
     rows: int
@@ -83,6 +101,7 @@ class TraceStatistics:
     turns_per_session: float | None
     agents: AgentStatistics | None
     shared_fraction: float | None
+    images: ImageStatistics | None
     tags: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,6 +129,7 @@ def statistics_of(trace: Trace) -> TraceStatistics:
         turns_per_session=len(in_session) / sessions if sessions else None,
         agents=AgentStatistics.of(trace),
         shared_fraction=shared_fraction(trace),
+        images=ImageStatistics.of(trace),
         tags={tag: int(n) for tag, n in zip(trace.tags, counts, strict=True) if tag},
     )
 

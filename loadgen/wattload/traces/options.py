@@ -20,8 +20,9 @@ COLUMNS = {
     "elapsed_seconds": "maybe",
     "tag": "text",
     "hash_ids": "ids",
+    "images": "whole",
 }
-CONSTANTS = ("prompt_tokens", "output_tokens", "tag")
+CONSTANTS = ("prompt_tokens", "output_tokens", "tag", "images")
 
 
 def parse_column_map(text: str) -> dict[str, str]:

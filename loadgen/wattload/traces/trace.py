@@ -13,6 +13,8 @@ from wattload.traces.parents import Parents, chains
 
 # Longer than any model's context.
 MAX_TOKENS = 100_000_000
+# More images than any model takes in one request.
+MAX_IMAGES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,11 @@ class Trace:
     whether what a turn waits for are tools or other agents, and not its user. `tag`: int16 index into
     `tags`. `prefix`: ids of shared prompt blocks, None where the trace has none. `texts`: the prompts
     themselves where the trace holds text, None elsewhere (`prompt_tokens` are then an estimate until a
-    tokenizer has counted them). `text_starts`: int32, where in its text a turn says what is new. `sha256`
-    is that of the file (of the description, for an embedded workload), `revision` the commit of the data
-    set that it is of, where that is known. `notes` are sentences a user should read: what was left out by
-    request, what had to be assumed. `timed` is False where the trace holds no times (`seconds` is then
+    tokenizer has counted them). `text_starts`: int32, where in its text a turn says what is new. `images`:
+    int16, how many images each request has, None where the trace does not tell. `sha256` is that of the
+    file (of the description, for an embedded workload), `revision` the commit of the data set that it is of,
+    where that is known. `notes` are sentences a user should read: what was left out by request, what had to
+    be assumed. `timed` is False where the trace holds no times (`seconds` is then
     all 0). `lines(row)` is "line 17" for messages about a row of a file. `workload`: what to draw more
     rows from, where the trace is an embedded workload.
     """
@@ -94,6 +97,7 @@ class Trace:
     parents: Parents | None = None
     agent: npt.NDArray[np.int32] = None  # type: ignore[assignment]
     tool: npt.NDArray[np.bool_] = None  # type: ignore[assignment]
+    images: npt.NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.seconds)
@@ -132,6 +136,7 @@ class Trace:
             prefix=None if self.prefix is None else self.prefix.head(count),
             texts=None if self.texts is None else self.texts[:count],
             text_starts=None if self.text_starts is None else self.text_starts[:count],
+            images=None if self.images is None else self.images[:count],
         )
 
     def take(self, rows: npt.NDArray[np.int64]) -> Trace:
@@ -143,6 +148,7 @@ class Trace:
             prefix=None if self.prefix is None else self.prefix.take(rows),
             texts=None if self.texts is None else [self.texts[i] for i in rows],
             text_starts=None if self.text_starts is None else self.text_starts[rows],
+            images=None if self.images is None else self.images[rows],
             lines=_Picked(self.lines, rows) if self.lines is not None else None,
         )
 

@@ -98,7 +98,7 @@ CASES: dict[str, list[str]] = {
     "seed": ["-1", "x", "1.5"],
     "model": ["gpt-9", "", "m=", "m=0,n=1", "m=-1,n=1", "m=many,n=1", "m=3,m=1", "m=3,gpt-9=1"],
     "system_prompt": ["", " ", "0", "9999999", "@", "@/no/such/file"],
-    "image": ["", "big", "512", "0x5", "9999x9999", "512x512"],
+    "image": ["", "big", "512", "0x5", "9999x9999", "512x512", "None", "0"],
     "inputs": ["", "0", "-1", "x", "4"],
     "energy": ["elsewhere", "ftp://h", "http://", "http://127.0.0.1:9", "dcgm+http://127.0.0.1:9/metrics"],
     "out": ["/dev/null", "/proc/nowhere"],

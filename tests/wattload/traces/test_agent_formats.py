@@ -15,7 +15,7 @@ import pytest
 from wattload import traces
 from wattload.errors import InputError
 from wattload.traces.catalog import CATALOG
-from wattload.traces.describe import statistics_of
+from wattload.traces.describe import ImageStatistics, statistics_of
 from wattload.traces.parents import Parents
 from wattload.traces.reading.turns import Turn, waited_for
 from wattload.traces.trace import Trace
@@ -296,7 +296,7 @@ def test_bailian_questions_asked_again_are_branches(tmp_path: Path) -> None:
     assert not trace.tool.any()
 
 
-def test_the_multimodal_trace_says_that_its_images_are_not_sent(tmp_path: Path) -> None:
+def test_the_multimodal_trace_has_its_numbers_of_images(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text(
         "TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n2024-10-15 00:00:01.5,2,900,20\n"
@@ -305,8 +305,11 @@ def test_the_multimodal_trace_says_that_its_images_are_not_sent(tmp_path: Path) 
     trace = traces.load(path)
     assert trace.format == "azure"
     assert trace.prompt_tokens.tolist() == [900, 100]
-    assert "1 of 2 requests had images (2 in all)" in trace.notes[0]
+    assert trace.images is not None
+    assert trace.images.tolist() == [2, 0]
+    assert trace.notes == ()
     assert "ModServe" in trace.citation
+    assert statistics_of(trace).images == ImageStatistics(requests=1, images=2, most=2)
 
 
 def test_the_tool_and_agent_trace_of_mooncake_is_read_as_its_others(tmp_path: Path) -> None:

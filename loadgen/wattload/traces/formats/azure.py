@@ -39,20 +39,14 @@ class Azure:
         kind = time_kind(head.first.get(_TIME, ""))
         images = {_IMAGES: "whole"} if head.has(_IMAGES) else {}
         columns = read_columns(head.path, {_TIME: kind, _PROMPT: "whole", _OUTPUT: "whole"} | images)
-        notes = []
-        if images and columns[_IMAGES].any():
-            notes.append(
-                f"{int((columns[_IMAGES] > 0).sum())} of {len(columns[_IMAGES])} requests had images"
-                f" ({int(columns[_IMAGES].sum())} in all): they are sent as text of their {_PROMPT}"
-            )
         return RawTrace(
             seconds=seconds_of(columns[_TIME]),
             prompt_tokens=columns[_PROMPT],
             output_tokens=columns[_OUTPUT],
             line_of=partial(line_of_row, head.path),
-            names={"seconds": _TIME, "prompt_tokens": _PROMPT, "output_tokens": _OUTPUT},
+            images=columns.get(_IMAGES),
+            names={"seconds": _TIME, "prompt_tokens": _PROMPT, "output_tokens": _OUTPUT, "images": _IMAGES},
             licence="CC-BY 4.0",
-            notes=notes,
             citation=_citation(head),
         )
 

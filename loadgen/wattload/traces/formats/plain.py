@@ -21,12 +21,14 @@ _BLOCK_TOKENS = 512
 
 
 class Plain:
-    """seconds,prompt_tokens,output_tokens and, where there are any, session, think_seconds, tag and
+    """seconds,prompt_tokens,output_tokens and, where there are any, session, think_seconds, tag, images and
     hash_ids.
     """
 
     name = "plain"
-    header = "seconds,prompt_tokens,output_tokens[,session,think_seconds,tag] as CSV, JSON lines or Parquet"
+    header = (
+        "seconds,prompt_tokens,output_tokens[,session,think_seconds,tag,images] as CSV, JSON lines or Parquet"
+    )
     required = ("seconds", "prompt_tokens", "output_tokens")
 
     def recognises(self, head: Head) -> bool:
@@ -87,6 +89,7 @@ def read_mapped(head: Head, mapping: Mapping[str, str]) -> RawTrace:
         think=columns.get("think_seconds"),
         elapsed=columns.get("elapsed_seconds"),
         tag=columns.get("tag"),
+        images=columns.get("images"),
         prefix=tables.blocks_of(columns.get("hash_ids"), prompt, _BLOCK_TOKENS),
         line_of=tables.line_finder(head),
         unit=tables.unit(head),

@@ -12,7 +12,7 @@ from wattload.traces.options import ReadOptions
 from wattload.traces.reading.raw import RawTrace
 from wattload.traces.reading.tables import coded
 from wattload.traces.sessions import session_columns
-from wattload.traces.trace import MAX_TOKENS, Trace
+from wattload.traces.trace import MAX_IMAGES, MAX_TOKENS, Trace
 from wattmeter.schema import MAX_UNIX_SECONDS
 
 I64 = npt.NDArray[np.int64]
@@ -54,11 +54,15 @@ def _where(raw: RawTrace, path: Path, row: int) -> str:
 
 
 def _check_lengths(raw: RawTrace, path: Path) -> None:
-    for column, values in (("prompt_tokens", raw.prompt_tokens), ("output_tokens", raw.output_tokens)):
-        for wrong, said in (
-            (values < 0, "is negative"),
-            (values > MAX_TOKENS, "is longer than any model's context"),
-        ):
+    tokens = (MAX_TOKENS, "is longer than any model's context")
+    for column, values, (most, too_many) in (
+        ("prompt_tokens", raw.prompt_tokens, tokens),
+        ("output_tokens", raw.output_tokens, tokens),
+        ("images", raw.images, (MAX_IMAGES, f"is more than {MAX_IMAGES:,}, which no model takes")),
+    ):
+        if values is None:
+            continue
+        for wrong, said in ((values < 0, "is negative"), (values > most, too_many)):
             if wrong.any():
                 at = int(np.argmax(wrong))
                 raise InputError(f"{_where(raw, path, at)}: {raw.name(column)} {values[at]} {said}")
@@ -182,6 +186,7 @@ def _trace(
         prefix=raw.prefix if raw.prefix is None or rows is None else raw.prefix.take(rows),
         texts=raw.texts if raw.texts is None or rows is None else [raw.texts[i] for i in rows],
         text_starts=None if raw.text_starts is None else pick(np.array(raw.text_starts)).astype(np.int32),
+        images=None if raw.images is None else pick(raw.images).astype(np.int16),
         sha256=sha256,
         licence=raw.licence,
         citation=raw.citation,

@@ -29,8 +29,9 @@ class RawTrace:
     `elapsed` is how long the trace's own answer took. `coarse_clock`: the format's clock ticks so slowly
     that equal times are no sign of a copied row. `parents`: which rows a row waited for; without them a
     session is a chain in order of time. `agent` numbers the agents of a session from 0, `tool` says which
-    rows came after tools or other agents, and not after their user. `tag`: a list of str or an Arrow
-    string array. `line_of`: the line of a row, for messages. `names`: what the file calls our columns.
+    rows came after tools or other agents, and not after their user. `images`: how many a request has.
+    `tag`: a list of str or an Arrow string array. `line_of`: the line of a row, for messages. `names`: what
+    the file calls our columns.
     """
 
     prompt_tokens: I64
@@ -48,6 +49,7 @@ class RawTrace:
     tool: npt.NDArray[np.bool_] | None = None
     texts: Sequence[str] | None = None
     text_starts: Sequence[int] | None = None
+    images: I64 | None = None
     coarse_clock: bool = False
     drop_empty: bool = False
     unit: str = "line"
@@ -93,6 +95,7 @@ def joined(parts: Sequence[RawTrace], path: Path) -> RawTrace:
         text_starts=None
         if first.texts is None
         else [n for part in parts for n in part.text_starts or [0] * len(part.prompt_tokens)],
+        images=_images_together([part.images for part in parts], lengths),
         unit="request",
         drop_empty=first.drop_empty,
         notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
@@ -103,6 +106,14 @@ def joined(parts: Sequence[RawTrace], path: Path) -> RawTrace:
 
 def _together(columns: Sequence[Any]) -> Any:
     return None if columns[0] is None else np.concatenate(columns)
+
+
+def _images_together(columns: Sequence[I64 | None], lengths: Sequence[int]) -> I64 | None:
+    """Images of the rows of all files, 0 in a file that tells of none."""
+    if all(column is None for column in columns):
+        return None
+    known = zip(columns, lengths, strict=True)
+    return np.concatenate([np.zeros(n, np.int64) if column is None else column for column, n in known])
 
 
 def _blocks_together(parts: Sequence[PrefixBlocks | None], path: Path) -> PrefixBlocks | None:
