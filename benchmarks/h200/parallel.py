@@ -1,10 +1,11 @@
-"""One engine on several GPUs: does the metered server's energy accounting agree with each GPU's own counter?
+"""One model on several GPUs: does the metered server's energy accounting agree with each GPU's own counter?
 
     python benchmarks/h200/parallel.py --url URL --recording FOLDER --out FILE.json [--gpus 2] [--rate 5]
         [--seconds 30] [--reader nvml|none]
 
 The server was started with `serve.sh metered PORT FOLDER --tensor-parallel-size 2` (or
-`--pipeline-parallel-size 2`); `--recording` is its FOLDER/recording. Sends about 30 s of conversation-like
+`--pipeline-parallel-size 2`, or `--data-parallel-size 2`: an engine on each GPU); `--recording` is its
+FOLDER/recording. Sends about 30 s of conversation-like
 traffic, waits until everything is settled, and checks the answers of /energy against counters read here, by
 NVML alone and not through the server, and against the recording of every step. Prints one line a check and
 ends with status 1 where one fails. About 75 s. `--reader none` rehearses without a GPU.
@@ -117,36 +118,37 @@ def _close(name: str, found: float | None, expected: float | None, limit: float)
     return Check(name, abs(error) <= limit, f"{found:.2f} J against {expected:.2f} J: {error:+.3%}")
 
 
-def check_steps(steps: StepBatch) -> list[Check]:
-    """None lost, numbered from 0 without a gap, in the order in which they ended."""
+def check_steps(engine: str, steps: StepBatch) -> list[Check]:
+    """Of one engine: none lost, numbered from 0 without a gap, in the order in which they ended."""
     return [
-        Check("step records lost", steps.lost_steps == 0, f"{steps.lost_steps} of {len(steps)}"),
+        Check(f"step records lost{engine}", steps.lost_steps == 0, f"{steps.lost_steps} of {len(steps)}"),
         Check(
-            "step numbers without gaps",
+            f"step numbers without gaps{engine}",
             len(steps) > 0 and steps.index.tolist() == list(range(len(steps))),
             f"{len(steps)} steps, numbers to {int(steps.index[-1]) if len(steps) else None}",
         ),
-        Check("steps in order", bool((np.diff(steps.end_ns) >= 0).all()), "by their ends"),
+        Check(f"steps in order{engine}", bool((np.diff(steps.end_ns) >= 0).all()), "by their ends"),
     ]
 
 
-def inexact_requests(steps: StepBatch, sent: list[dict[str, Any]]) -> list[str]:
-    """Ids of the requests whose computed tokens are not those of their answer's usage: the prompt without
-    what the cache held, and every output token but the first, which the prompt's last step gives."""
-    row = {name: number for number, name in enumerate(steps.request_ids)}
+def computed_tokens(steps: StepBatch) -> dict[str, tuple[int, int]]:
+    """What one engine computed of each request: prompt tokens, with what the cache held, and decoded ones."""
     count = len(steps.request_ids)
     prompt = np.bincount(steps.request, steps.prefill_tokens + steps.cached_tokens, count)
     decoded = np.bincount(steps.request, steps.decode_tokens, count)
-    wrong = []
-    for request in sent:
-        number = row.get(request["request_id"])
-        if (
-            number is None
-            or prompt[number] != request["prompt_tokens"]
-            or decoded[number] != request["output_tokens"] - 1
-        ):
-            wrong.append(request["request_id"])
-    return wrong
+    return {name: (int(prompt[n]), int(decoded[n])) for n, name in enumerate(steps.request_ids)}
+
+
+def inexact_requests(engines: list[StepBatch], sent: list[dict[str, Any]]) -> list[str]:
+    """Ids of the requests that not exactly one engine computed, or whose computed tokens are not those of the
+    answer's usage: the prompt, and every output token but the first, which the prompt's last step gives."""
+    computed = [computed_tokens(steps) for steps in engines]
+    return [
+        request["request_id"]
+        for request in sent
+        if [of[request["request_id"]] for of in computed if request["request_id"] in of]
+        != [(request["prompt_tokens"], request["output_tokens"] - 1)]
+    ]
 
 
 def answered(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -209,13 +211,14 @@ def await_idle(endpoint: Endpoint, after_unix: float, limit_seconds: float = 30.
         time.sleep(0.5)
 
 
-def await_recording(folder: Path, sent: list[dict[str, Any]]) -> StepBatch:
-    """The recorded steps, once all of the requests are in them, or as they are after RECORDING_SECONDS."""
+def await_recording(folder: Path, sent: list[dict[str, Any]]) -> list[StepBatch]:
+    """The recorded steps of each engine, once all of the requests are in them, or as they are after
+    RECORDING_SECONDS. Engines beside the first record into folders of their own within the first one's."""
     deadline = time.time() + RECORDING_SECONDS
     while True:
-        steps = recording.read(folder).steps
-        if not inexact_requests(steps, answered(sent)) or time.time() > deadline:
-            return steps
+        engines = [recording.read(each).steps for each in (folder, *sorted(folder.glob("engine-*")))]
+        if not inexact_requests(engines, answered(sent)) or time.time() > deadline:
+            return engines
         time.sleep(1.0)
 
 
@@ -264,7 +267,7 @@ def judged(
     *,
     window: dict[str, Any],
     answers: dict[str, Any],
-    steps: StepBatch,
+    steps: list[StepBatch],
 ) -> dict[str, Any]:
     """All checks and figures of a run. `readings`: the counters before the idle stretch, before the traffic
     and after it."""
@@ -286,7 +289,11 @@ def judged(
         *check_devices(state, options.gpus, above),
         *check_books(answer, requests, raw),
         idle_checks(idle, idle_watts, [device["id"] for device in answer["devices"]]),
-        *check_steps(steps),
+        *(
+            check
+            for number, each in enumerate(steps)
+            for check in check_steps(f" (engine {number})" if len(steps) > 1 else "", each)
+        ),
         Check("tokens exact", not wrong, f"{len(wrong)} of {len(answered(sent))} differ {wrong[:3] or ''}"),
         check_flags(flags),
     ]
@@ -313,7 +320,7 @@ def judged(
     }
 
 
-def figures_of(answer: dict[str, Any], sent: list[dict[str, Any]], steps: StepBatch) -> dict[str, Any]:
+def figures_of(answer: dict[str, Any], sent: list[dict[str, Any]], steps: list[StepBatch]) -> dict[str, Any]:
     """What the window cost and how; None where the server gave no figure."""
     seconds = answer["end"] - answer["start"]
     joules = {device["id"]: device["joules"] for device in answer["devices"]}
@@ -327,8 +334,12 @@ def figures_of(answer: dict[str, Any], sent: list[dict[str, Any]], steps: StepBa
         "requests": len(sent),
         "prompt_tokens": sum(request["prompt_tokens"] for request in sent),
         "output_tokens": sum(request["output_tokens"] for request in sent),
-        "steps": len(steps),
-        "most_steps_under_way": in_flight(steps),
+        "steps": sum(len(each) for each in steps),
+        "most_steps_under_way": max(in_flight(each) for each in steps),
+        "requests_of_each_engine": [
+            sum(request["request_id"] in names for request in sent)
+            for names in (set(each.request_ids) for each in steps)
+        ],
         "device_joules": joules,
         "device_share": {uuid: divided(value, total) for uuid, value in joules.items()},
         "device_mean_watts": {uuid: divided(value, seconds) for uuid, value in joules.items()},

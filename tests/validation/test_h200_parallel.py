@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,16 +137,22 @@ SENT = [
 
 
 def test_steps_and_tokens(parallel: Any) -> None:
-    assert failing(parallel.check_steps(steps())) == []
-    assert parallel.inexact_requests(steps(), SENT) == []
+    assert failing(parallel.check_steps("", steps())) == []
+    assert parallel.inexact_requests([steps()], SENT) == []
     assert parallel.in_flight(steps()) == 2
-    assert failing(parallel.check_steps(steps(lost_steps=1))) == ["step records lost"]
-    assert failing(parallel.check_steps(steps(index=[0, 1, 2, 4, 5]))) == ["step numbers without gaps"]
-    assert failing(parallel.check_steps(steps(end_ns=[10, 30, 20, 40, 50]))) == ["steps in order"]
-    assert parallel.inexact_requests(steps(decode_tokens=[0, 0, 1, 1, 0]), SENT) == ["a"]
-    assert parallel.inexact_requests(steps(prefill_tokens=[3, 3, 0, 0, 0]), SENT) == ["b"]
+    assert failing(parallel.check_steps("", steps(lost_steps=1))) == ["step records lost"]
+    assert failing(parallel.check_steps("", steps(index=[0, 1, 2, 4, 5]))) == ["step numbers without gaps"]
+    assert failing(parallel.check_steps("", steps(end_ns=[10, 30, 20, 40, 50]))) == ["steps in order"]
+    assert parallel.inexact_requests([steps(decode_tokens=[0, 0, 1, 1, 0])], SENT) == ["a"]
+    assert parallel.inexact_requests([steps(prefill_tokens=[3, 3, 0, 0, 0])], SENT) == ["b"]
     unknown = {"request_id": "c", "prompt_tokens": 1, "output_tokens": 1, "error": None}
-    assert parallel.inexact_requests(steps(), [*SENT, unknown]) == ["c"]
+    assert parallel.inexact_requests([steps()], [*SENT, unknown]) == ["c"]
+
+
+def test_a_request_is_of_exactly_one_engine(parallel: Any) -> None:
+    elsewhere = replace(steps(), request_ids=("x", "y"))
+    assert parallel.inexact_requests([elsewhere, steps()], SENT) == []
+    assert parallel.inexact_requests([steps(), steps()], SENT) == ["a", "b"]
 
 
 def test_a_whole_run_is_judged_and_shown(parallel: Any) -> None:
@@ -164,7 +171,7 @@ def test_a_whole_run_is_judged_and_shown(parallel: Any) -> None:
     answers = {"energy": state, "windows": [{}, {**answer(), "flags": []}], "requests": books}
     window = {"requests": sent}
     result = parallel.judged(
-        options, {"watts": 189.0}, readings, window=window, answers=answers, steps=steps()
+        options, {"watts": 189.0}, readings, window=window, answers=answers, steps=[steps()]
     )
     assert [check["name"] for check in result["checks"] if check["ok"] is not True] == []
     figures = result["figures"]
@@ -174,6 +181,6 @@ def test_a_whole_run_is_judged_and_shown(parallel: Any) -> None:
     assert "shares: 60.0%, 40.0%" in parallel.shown(result)
     books[0]["flags"] = ["lost_step_records"]
     result = parallel.judged(
-        options, {"watts": 189.0}, readings, window=window, answers=answers, steps=steps()
+        options, {"watts": 189.0}, readings, window=window, answers=answers, steps=[steps()]
     )
     assert [check["name"] for check in result["checks"] if check["ok"] is not True] == ["flags"]
