@@ -4,7 +4,7 @@
 
 Each FOLDER holds `recording/` (or several, `recording*/`) and the experiments' NAME.json.gz. Folders may come
 from several servers on the same machine. Prints Markdown. Models are fitted on time that the figure beside
-them does not cover.
+them does not cover, with an experts' term where the server had one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,14 @@ def load(file: Path, recordings: Sequence[Recording]) -> Experiment:
             Window(window["name"], tenants, window["start_unix"] - offset, window["end_unix"] - offset)
         )
         requests[window["name"]] = window["requests"]
-    bare = Evaluation(recording, stretches, group_of, arrivals, 0.0)
+    served = content["settled"] and content["settled"]["energy"]["model"]
+    experts = StepModel.from_json(served).experts if served else None
+    bare = Evaluation(recording, stretches, group_of, arrivals, 0.0, experts)
     idle = stretches[0]
     when, what = updates_of(bare.counter)
     inside = np.flatnonzero((when > idle.start_seconds * 1e9) & (when < idle.end_seconds * 1e9))
     watts = (what[inside[-1]] - what[inside[0]]) / ((when[inside[-1]] - when[inside[0]]) * 1e-9)
-    data = Evaluation(recording, stretches[1:], group_of, arrivals, float(watts))
+    data = replace(bare, windows=stretches[1:], idle_watts=float(watts))
     experiment = Experiment(content["experiment"], data, requests, content["settled"])
     if experiment.answers:
         answers = experiment.answers["windows"][1 : len(kept)]
