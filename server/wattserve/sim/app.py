@@ -26,7 +26,6 @@ from wattserve.http.metrics import MonitorCollector
 from wattserve.http.middleware import ASGIApp, EnergyMiddleware, MonitorSource, Receive, Scope, Send
 from wattserve.http.routes import EnergyRoutes, add_energy_routes
 from wattserve.sim.engine import Engine
-from wattserve.sim.lateness import DEFAULT_TOLERANCE_SECONDS, LatenessLog
 from wattserve.sim.metrics import EngineMetrics
 from wattserve.sim.modelled_energy import ModelledEnergy
 from wattserve.sim.openai.endpoints import GenerateEndpoint, Model, PooledEndpoint, read_body
@@ -36,6 +35,7 @@ from wattserve.sim.openai.protocol import Kind, chat_text, check_text, parse_jso
 from wattserve.sim.openai.vocabulary import Tokenizer
 from wattserve.sim.profile import Profile
 from wattserve.sim.scheduler import Limits
+from wattserve.sim.step_delay import DEFAULT_TOLERANCE_SECONDS, StepDelayLog
 
 _GENERATE: tuple[tuple[endpoints.Route, Kind], ...] = (
     (endpoints.COMPLETIONS, "completion"),
@@ -93,13 +93,13 @@ class Simulator:
         self.registry = CollectorRegistry()
         self.engine_name = f"wattserve-sim {__version__}"
         self.engine_metrics = EngineMetrics(name, self.registry)
-        self.lateness = LatenessLog(tolerance_seconds=late_tolerance_seconds)
+        self.step_delays = StepDelayLog(tolerance_seconds=late_tolerance_seconds)
         self.engine = Engine(
             profile,
             self.limits,
             load=self.energy,
             on_steps=self.account.add_steps,
-            lateness=self.lateness,
+            step_delays=self.step_delays,
             on_late=self.engine_metrics.late,
         )
         self.engine_metrics.watch(self.engine)
@@ -159,9 +159,9 @@ class Simulator:
         """Flags and figures of how well the simulation kept its plan in a window."""
         offset = time.time() - time.monotonic()
         low, high = (round(max(-1e18, min(1e18, (unix - offset) * 1e9))) for unix in (start_unix, end_unix))
-        lateness = self.lateness.window(low, high)
-        flags = (Fault.LATE_SIMULATION,) if lateness.too_late else ()
-        return flags, {"simulation": {"profile": self.profile.name, **lateness.as_json()}}
+        step_delays = self.step_delays.window(low, high)
+        flags = (Fault.LATE_SIMULATION,) if step_delays.too_late else ()
+        return flags, {"simulation": {"profile": self.profile.name, **step_delays.as_json()}}
 
     def _api(self) -> FastAPI:
         api = FastAPI(

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wattmeter.steps.batch import StepBatch
-from wattserve.sim.lateness import LatenessLog
 from wattserve.sim.profile import Profile
 from wattserve.sim.scheduler import Limits, Scheduler, Sequence, Step
+from wattserve.sim.step_delay import StepDelayLog
 from wattserve.sim.step_log import StepLog
 from wattserve.sim.timer import Timer
 
@@ -34,10 +34,10 @@ class Engine:
 
     The plan is absolute: a step begins when the one before was planned to end, not when the event loop got
     round to noticing: a late wake-up delays tokens but never shifts the steps after it. How late tokens were
-    handed out is in `lateness`; a plan more than a second behind is given up, and goes on from now. An engine
-    that has been idle begins its next step the moment a sequence arrives. Where the profile launches ahead,
-    what a step computes is decided when the one before begins, and counts as computed for the decision after
-    it, as with vLLM's asynchronous scheduling.
+    handed out is in `step_delays`; a plan more than a second behind is given up, and continues from now. An
+    engine that has been idle begins its next step the moment a sequence arrives. Where the profile launches
+    ahead, what a step computes is decided when the one before begins, and counts as computed for the decision
+    after it, as with vLLM's asynchronous scheduling.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Engine:
         *,
         load: Load,
         on_steps: Callable[[StepBatch], None],
-        lateness: LatenessLog | None = None,
+        step_delays: StepDelayLog | None = None,
         on_late: Callable[[float], None] | None = None,
     ) -> None:
         self.profile = profile
         self.scheduler = Scheduler(limits)
-        self.lateness = lateness or LatenessLog()
+        self.step_delays = step_delays or StepDelayLog()
         self.steps_run = 0
         self.tokens_delivered = 0
         self._load = load
@@ -189,6 +189,6 @@ class Engine:
 
     def _handed_out(self, planned_ns: int) -> None:
         now_ns = time.monotonic_ns()
-        self.lateness.note(planned_ns, now_ns)
+        self.step_delays.note(planned_ns, now_ns)
         if self._on_late is not None:
             self._on_late((now_ns - planned_ns) * 1e-9)

@@ -16,7 +16,7 @@ STALL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Lateness:
+class StepDelays:
     """Steps of a window: how many, how many late, and quantiles of (tokens handed out - planned end)."""
 
     steps: int
@@ -41,8 +41,8 @@ class Lateness:
         }
 
 
-class LatenessLog:
-    """The lateness of the last `history` steps, by the monotonic time at which they should have ended.
+class StepDelayLog:
+    """The delays of the last `history` steps, by the monotonic time at which they should have ended.
 
     A ring of plain integers: asking about a window must not hold up the steps of that moment.
     """
@@ -62,7 +62,7 @@ class LatenessLog:
         self._late_ns[place] = done_ns - planned_ns
         self._noted += 1
 
-    def window(self, start_ns: int, end_ns: int) -> Lateness:
+    def window(self, start_ns: int, end_ns: int) -> StepDelays:
         """The steps that should have ended in [start_ns, end_ns)."""
         noted, size = self._noted, len(self._planned_ns)
         # Oldest first: what lies behind the place of the next note, then what lies before it.
@@ -73,9 +73,11 @@ class LatenessLog:
             late.append(self._late_ns[piece][low:high])
         return self._summary(np.concatenate(late) * 1e-9)
 
-    def _summary(self, late: npt.NDArray[np.floating]) -> Lateness:
+    def _summary(self, late: npt.NDArray[np.floating]) -> StepDelays:
         if len(late) == 0:
-            return Lateness(0, 0, None, None, None, self.tolerance_seconds)
+            return StepDelays(0, 0, None, None, None, self.tolerance_seconds)
         p50, p99 = np.quantile(late, (0.5, 0.99))
         count = int(np.count_nonzero(late > self.tolerance_seconds))
-        return Lateness(len(late), count, float(p50), float(p99), float(np.max(late)), self.tolerance_seconds)
+        return StepDelays(
+            len(late), count, float(p50), float(p99), float(np.max(late)), self.tolerance_seconds
+        )

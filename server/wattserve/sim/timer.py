@@ -1,7 +1,8 @@
 """One alarm at a monotonic time, precise to tens of microseconds.
 
 asyncio's and uvloop's own timers round to a millisecond, a fifth of an H200's step. On Linux a timerfd that
-the event loop watches has no such rounding; elsewhere the loop's timer has to do, and the lateness shows it.
+the event loop watches has no such rounding; elsewhere the loop's timer has to do, and the delays of the steps
+show it.
 """
 
 from __future__ import annotations

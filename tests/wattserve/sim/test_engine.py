@@ -17,10 +17,10 @@ from offline_sim import run_offline
 from shared import shared_file
 from wattmeter.steps.batch import StepBatch
 from wattserve.sim.engine import Engine
-from wattserve.sim.lateness import LatenessLog
 from wattserve.sim.modelled_energy import ModelledEnergy
 from wattserve.sim.profile import ProfileError, known_profiles, load_profile, parse_profile
 from wattserve.sim.scheduler import Sequence
+from wattserve.sim.step_delay import StepDelayLog
 from wattserve.sim.timer import Timer
 
 H200 = "h200-llama-3.1-8b"
@@ -90,7 +90,7 @@ def test_modelled_energy_is_idle_plus_steps() -> None:
 
 
 def test_the_timer_is_on_time() -> None:
-    async def lateness() -> list[int]:
+    async def delays() -> list[int]:
         rang = asyncio.Event()
         timer = Timer(asyncio.get_running_loop(), rang.set)
         late = []
@@ -103,7 +103,7 @@ def test_the_timer_is_on_time() -> None:
         timer.close()
         return late
 
-    late = asyncio.run(lateness())
+    late = asyncio.run(delays())
     assert min(late) >= 0, "it rang too early"
     assert np.median(late) < 900_000, "no better than the loop's own timer"
 
@@ -159,8 +159,8 @@ def test_steps_follow_the_plan_without_drift_and_records_are_whole() -> None:
     assert totals == {"a": [50, 39], "b": [20, 29]}
 
 
-def test_lateness_counts_and_flags() -> None:
-    log = LatenessLog(tolerance_seconds=0.005)
+def test_step_delays_are_counted_and_flagged() -> None:
+    log = StepDelayLog(tolerance_seconds=0.005)
     for number in range(1000):
         log.note(number * 1_000_000, number * 1_000_000 + (6_000_000 if number % 40 == 0 else 100_000))
     assert log.window(0, 10**12).late_steps == 25
@@ -170,8 +170,8 @@ def test_lateness_counts_and_flags() -> None:
     assert not log.window(10**13, 10**14).too_late
 
 
-def test_lateness_keeps_the_last_steps_in_order() -> None:
-    log = LatenessLog(history=10)
+def test_the_log_of_step_delays_keeps_the_last_steps_in_order() -> None:
+    log = StepDelayLog(history=10)
     for number in range(37):
         log.note(number, number + number)
     kept = log.window(0, 100)
