@@ -34,14 +34,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from wattmeter import EnergyMonitor
 from wattmeter.arrays import F64
-from wattmeter.clock import Clocks
-from wattmeter.energy_model.step_model import StepModel
-from wattmeter.meters.modelled import ModelledMeter
-from wattmeter.steps.batch import StepBatch
 
-SECOND = 1_000_000_000
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from world import MODEL, World
+
 MOST_GROWTH = 0.05
 MOST_ERROR = 1e-3
 PROMPT_TOKENS, OUTPUT_TOKENS = 50, 2
@@ -241,87 +238,31 @@ def load(requests: int, rate: float, tolerance_ms: float) -> bool:
 # --- a day ----------------------------------------------------------------------------------------------
 
 IDLE_WATTS = 120.0
-MODEL = StepModel(
-    fixed_joules=2.0,
-    prefill_token_joules=0.01,
-    decode_token_joules=0.02,
-    context_token_joules=20e-6,
-    fixed_seconds=0.005,
-    prefill_token_seconds=8e-6,
-)
 
 
-class Day:
-    """A server whose clock this program moves: every few seconds a request of some steps, and much rest."""
+class Day(World):
+    """A server on a clock that this program moves, and the joules of its requests as they become final."""
 
     def __init__(self, seed: int) -> None:
-        self.now_ns = 1_000 * SECOND
-        self._chance = random.Random(seed)
-        self._ended_joules = 0.0
-        self._step: tuple[int, int, float] = (0, 1, 0.0)
-        self._index = 0
-        self.above_idle = 0.0
+        super().__init__(idle_watts=IDLE_WATTS, seed=seed, step_model=MODEL)
         self.requests = 0
         self.request_joules = 0.0
         self.unknown = 0
-        clocks = Clocks(lambda: self.now_ns, lambda: self.now_ns * 1e-9 + 1.7e9)
-        meter = ModelledMeter(self._joules_at, clocks=clocks)
-        self.monitor = EnergyMonitor(meter, model="day", step_model=MODEL, clocks=clocks)
-        self._next_settle_ns = self._wake_ns = self.now_ns
 
-    def _joules_at(self, at_ns: int) -> float:
-        start, end, joules = self._step
-        part = min(1.0, max(0.0, (at_ns - start) / (end - start)))
-        return IDLE_WATTS * at_ns * 1e-9 + self._ended_joules + joules * part
-
-    def pass_time(self, seconds: float) -> None:
-        end_ns = self.now_ns + round(seconds * SECOND)
-        while self.now_ns < end_ns:
-            if self.now_ns >= self._wake_ns:
-                self._wake_ns = self.monitor.tick(self.now_ns)
-            if self.now_ns >= self._next_settle_ns:
-                self.monitor.settle()
-                self._next_settle_ns = self.now_ns + SECOND // 4
-            self.now_ns = min(end_ns, max(self._wake_ns, self.now_ns + 1_000_000), self._next_settle_ns)
-
-    def serve(self) -> None:
-        """One request: a step for its prompt, one for each further token."""
+    def serve_one(self) -> None:
+        shape = (self.chance.randrange(50, 2000), self.chance.randrange(4, 24))
         name = f"request-{self.requests}"
+        self.serve({name: shape}, groups={name: f"tenant-{self.requests % 3}"})
         self.requests += 1
-        prompt, output = self._chance.randrange(50, 2000), self._chance.randrange(4, 24)
-        self.monitor.request_started(name, group=f"tenant-{self.requests % 3}")
-        for number in range(output):
-            prefill, decode = (prompt, 0) if number == 0 else (0, 1)
-            context = prompt + number if number else 0
-            joules = MODEL.fixed_joules + MODEL.prefill_token_joules * prefill
-            joules += decode * (MODEL.decode_token_joules + MODEL.context_token_joules * context)
-            launch_ns = self.now_ns
-            seconds = 0.005 + 8e-6 * prefill
-            self._ended_joules += self._step[2]
-            self._step = (launch_ns, launch_ns + round(seconds * SECOND), joules)
-            self.above_idle += joules
-            self.pass_time(seconds)
-            columns = {
-                "index": [self._index],
-                "launch_ns": [launch_ns],
-                "end_ns": [self.now_ns],
-                "step": [0],
-                "request": [0],
-                "prefill_tokens": [prefill],
-                "decode_tokens": [decode],
-                "context_tokens": [context],
-            }
-            self._index += 1
-            self.monitor.add_steps(StepBatch.of((name,), columns))
-        self.monitor.request_finished(name, output_tokens=output, prompt_tokens=prompt)
 
     def collect(self) -> None:
-        """Count what was settled since."""
+        """Count what has become final since, and forget what a test would ask this world for."""
         for request in self.monitor.snapshot(take_settled=True).settled_requests:
             if request.joules is None:
                 self.unknown += 1
             else:
                 self.request_joules += request.joules
+        self.energy_reads.clear()
 
 
 def day(hours: float, seed: int) -> bool:
@@ -334,7 +275,7 @@ def day(hours: float, seed: int) -> bool:
     world.pass_time(15.0)
     while (passed := (world.now_ns - begin_ns) * 1e-9) < total:
         for _ in range(10):
-            world.serve()
+            world.serve_one()
             world.pass_time(chance.expovariate(1 / 4.0))
         world.pass_time(6.0)
         world.collect()
