@@ -29,7 +29,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# An event longer than this is passed on as it comes: nobody's usage chunk is that long.
+# A line longer than this is passed on as it comes: nobody's usage chunk is that long.
 MAX_EVENT_BYTES = 1 << 20
 MAX_ID_LENGTH = 256
 # In a scope: the tenant of the request, where it is the key's and not the client's to say.
@@ -216,7 +216,7 @@ class _Responder:
         self.send = send
         self.request_id = ""
         self.injecting: str | None = None  # "json" or "sse" once the headers said so
-        self.streaming = False  # "sse", and no part of an event waits in `tail`
+        self.streaming = False  # "sse", and no part of a line waits in `tail`
         self.start: Message | None = None  # a JSON response's start waits for its length
         self.body = b""
         self.tail = b""
@@ -356,12 +356,13 @@ class _Responder:
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _events(self, body: bytes, *, more: bool) -> bytes:
-        """The whole events in what has come so far, energy added; the rest waits for its end."""
+        """The whole lines in what has come so far, energy added; the rest waits for its end.
+
+        Energy is put into one line, and blank lines are not waited for: servers leave them out.
+        """
         data = self.tail + body
         if more and len(data) < MAX_EVENT_BYTES:
-            end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-            if end < 4:
-                end = 2 if data.startswith(b"\n\n") else 0
+            end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
             self.tail = data[end:]
             data = data[:end]
         else:

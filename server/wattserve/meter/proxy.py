@@ -12,6 +12,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from wattserve.http.bounds import asks_for_websocket, connection_options
 from wattserve.http.errors import send_error
 from wattserve.http.middleware import Receive, Scope, Send
 from wattserve.meter.upstream import Address, Headers, Response, Upstream, UpstreamError
@@ -25,6 +26,8 @@ _HOP_BY_HOP = {
 }  # fmt: skip
 _NOT_PASSED_ON = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
 _NOT_PASSED_BACK = _HOP_BY_HOP | {b"date", b"server"}
+# A request's joules are found by it: it goes on whatever the client's `Connection` says of it.
+_ALWAYS_PASSED_ON = {b"x-request-id"}
 MODEL_SECONDS = 2.0
 NO_WEBSOCKETS = "this proxy passes on requests and responses, no websockets: connect to the server itself"
 
@@ -105,10 +108,10 @@ class StreamingProxy:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> str:
         given: Headers = scope["headers"]
         names = {name.lower(): value for name, value in given}
-        if names.get(b"upgrade", b"").lower() == b"websocket":
+        if asks_for_websocket(given):
             await _error(send, 501, "NotImplementedError", NO_WEBSOCKETS)
             return "501"
-        headers = [pair for pair in given if pair[0].lower() not in _NOT_PASSED_ON]
+        headers = _end_to_end(given, _NOT_PASSED_ON)
         headers.append((b"host", self.address.authority))
         headers.append((b"accept-encoding", b"identity"))
         body_read = asyncio.Event()
@@ -157,7 +160,7 @@ class StreamingProxy:
             response = await self._server.request(
                 scope["method"].encode("latin-1"), self._target(scope), headers, body
             )
-            back = [pair for pair in response.headers if pair[0].lower() not in _NOT_PASSED_BACK]
+            back = _end_to_end(response.headers, _NOT_PASSED_BACK)
             await send({"type": "http.response.start", "status": response.status, "headers": back})
             started = True
             async for part, read_ns in response.parts():
@@ -185,6 +188,12 @@ class StreamingProxy:
             return path  # OPTIONS: about the server as a whole
         query: bytes = scope.get("query_string", b"")
         return self.address.prefix + path + (b"?" + query if query else b"")
+
+
+def _end_to_end(headers: Headers, excluded: set[bytes]) -> list[tuple[bytes, bytes]]:
+    """`headers` without those `excluded`, and without those that their `Connection` names."""
+    excluded = excluded.union(connection_options(headers)) - _ALWAYS_PASSED_ON
+    return [pair for pair in headers if pair[0].lower() not in excluded]
 
 
 async def _client_gone(receive: Receive, body_read: asyncio.Event) -> None:

@@ -206,7 +206,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._read_ns = time.monotonic_ns()
         self.untouched = False
-        if self._response is None:
+        if self._response is None or self._done:
             self.abort()  # nothing was asked
             return
         try:
@@ -228,6 +228,9 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         assert self._response is not None
+        if self._done:
+            # A second response to one request is nobody's: raising ends the parser, and the connection.
+            raise UpstreamError("it answered one request twice")
         self._response.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:

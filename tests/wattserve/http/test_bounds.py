@@ -1,4 +1,5 @@
-"""What a client may take before its request is whole: bytes, time; and requests that are none of HTTP/1.1."""
+"""What a client may take before its request is whole: bytes, time; and requests that are none of HTTP/1.1, or
+offer another protocol."""
 
 from __future__ import annotations
 
@@ -89,6 +90,9 @@ def test_a_head_within_the_bounds_and_a_long_body_pass(address: tuple[str, int])
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c, WebSocket/13\r\n\r\n", 501),
+        (b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n", 501),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"GET /\r\n\r\n", 0),
         (b"\x16\x03\x01\x02\x00\x01\x00", 400),
     ],
@@ -103,6 +107,56 @@ def test_what_is_no_request_of_http_1_is_refused(
     assert int(said.split(b" ")[1]) == status
     if b"application/json" in said:
         assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == status
+
+
+OFFERS = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+    b"connection: keep-alive\r\nconnection: upgrade\r\nupgrade: TLS/1.2\r\n",
+    b"Upgrade: h2c, whatever/7\r\nConnection: Upgrade\r\n",
+]
+LONG = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 3  # a body that looks like requests is none of them
+BODIES = [
+    (b"Content-Length: %d\r\n\r\n%s" % (len(LONG), LONG), len(LONG)),
+    (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", 6),
+    (b"\r\n", 0),
+]
+
+
+def everything_said(address: tuple[str, int], *parts: bytes) -> bytes:
+    with socket.create_connection(address, timeout=20) as line:
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            line.sendall(part)
+        return b"".join(iter(lambda: line.recv(65536), b""))
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize(("rest", "length"), BODIES)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_offer_of_another_protocol_is_passed_over(
+    address: tuple[str, int], offer: bytes, rest: bytes, length: int, at_once: bool
+) -> None:
+    """Its body was lost, and where it came in a segment of its own it was read as further requests."""
+    first = b"POST / HTTP/1.1\r\nHost: h\r\n" + offer + rest
+    last = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+    stream = first * 2 + last
+    parts = [stream] if at_once else [stream[i : i + 7] for i in range(0, len(stream), 7)]
+    said = everything_said(address, *parts)
+    heads_and_bodies = said.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert [int(found.partition(b"\r\n\r\n")[2]) for found in heads_and_bodies] == [length, length, 3]
+
+
+def test_an_offer_of_another_protocol_keeps_what_else_the_request_says_of_its_connection(
+    address: tuple[str, int],
+) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"
+    assert everything_said(address, head).endswith(b"\r\n\r\n0")  # and it closed the connection
+    old = b"POST / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nab"
+    assert everything_said(address, old).endswith(b"\r\n\r\n2")
+    long = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nX: %s\r\n\r\n" % (
+        b"v" * 70_000
+    )
+    assert b" 431 " in talk(address, long).partition(b"\r\n")[0]
 
 
 def test_http_1_0_needs_no_host(address: tuple[str, int]) -> None:

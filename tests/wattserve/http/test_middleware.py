@@ -133,6 +133,17 @@ def test_whole_events_are_passed_on_at_once_and_untouched() -> None:
     assert bodies == [event] * 3 + [b"data: [DONE]\n\n"]
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b"\r\r"])
+def test_a_stream_without_blank_lines_is_not_held_back(end: bytes) -> None:
+    """All of it came at once, at its end."""
+    token = b"data:" + json.dumps(TOKEN, ensure_ascii=False).encode() + end
+    parts = [token, token[:9], token[9:], b"event: last" + end, b"data: " + json.dumps(USAGE).encode() + end]
+    _, bodies, _ = run([*parts, b"data: [DONE]" + end], Books())
+    assert bodies[:4] == [token, b"", token, b"event: last" + end]
+    assert json.loads(bodies[4][6:])["usage"]["energy"]["joules"] == 12.5
+    assert bodies[4].endswith(end)
+
+
 def test_running_usage_is_left_alone() -> None:
     running = {"choices": [{"index": 0}], "usage": {"completion_tokens": 1}}
     event = b"data: " + json.dumps(running).encode() + b"\n\n"

@@ -1,4 +1,5 @@
-"""What the proxy passes on is what came: paths byte for byte, and reasons where there is no answer."""
+"""What the proxy passes on is what came: paths byte for byte, bodies, headers that are not about one
+connection alone, and reasons where there is no answer."""
 
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Upstream:
-    """Keeps the first lines that it was sent; `answers` are bytes for each request of a connection, None
-    closes it without a word.
+    """Keeps the first lines, headers and bodies that it was sent; `answers` are bytes for each request of a
+    connection, None closes it without a word.
     """
 
     def __init__(self, answers: list[bytes | None]) -> None:
         self.lines: list[bytes] = []
+        self.headers: list[dict[bytes, bytes]] = []
+        self.bodies: list[bytes] = []
         self._answers = answers
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -41,16 +44,17 @@ class Upstream:
     def _connection(self, line: socket.socket) -> None:
         with line, line.makefile("rb") as reader:
             while first := reader.readline():
-                length, own = 0, False
+                headers: dict[bytes, bytes] = {}
                 while (header := reader.readline().strip()) != b"":
                     name, _, value = header.partition(b":")
-                    length = int(value) if name.lower() == b"content-length" else length
-                    own = own or value.strip() == b"wattserve-meter"
-                reader.read(length)
-                if own:  # the proxy's own question for the model's name
-                    line.sendall(OK)
+                    headers[name.lower()] = value.strip()
+                body = reader.read(int(headers.get(b"content-length", 0)))
+                if headers.get(b"user-agent") == b"wattserve-meter":
+                    line.sendall(OK)  # the proxy's own question for the model's name
                     continue
                 self.lines.append(first.strip())
+                self.headers.append(headers)
+                self.bodies.append(body)
                 answer = self._answers.pop(0) if self._answers else OK
                 if answer is None:
                     return
@@ -114,9 +118,55 @@ def test_what_may_have_been_done_is_not_done_again_and_has_a_reason() -> None:
         assert len(upstream.lines) == 1
 
 
-def test_a_websocket_is_refused_with_a_status() -> None:
-    upgrade = b"GET /v1/realtime HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+@pytest.mark.parametrize("offered", [b"websocket", b"WebSocket", b"h2c, websocket/13"])
+def test_a_websocket_is_refused_with_a_status(offered: bytes) -> None:
+    upgrade = b"GET /v1/realtime HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n" % offered
     with between([]) as (upstream, address), socket.create_connection(address, timeout=20) as line:
         line.sendall(upgrade)
         assert line.recv(4096).startswith(b"HTTP/1.1 501 ")
         assert upstream.lines == []
+
+
+def test_an_offer_of_http_2_is_passed_over_and_goes_no_further() -> None:
+    """Java's client makes it with each request in clear text. The body was lost on the way."""
+    body = b'{"prompt": "a", "max_tokens": 2}'
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nX-Request-Id: mine\r\nContent-Length: %d\r\n\r\n"
+    )
+    with between([]) as (upstream, address), socket.create_connection(address, timeout=20) as line:
+        line.sendall(head % len(body))
+        line.sendall(body)
+        said = b"".join(iter(lambda: line.recv(65536), b""))
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert said.endswith(b"ok")
+        assert upstream.bodies == [body]
+        assert not upstream.headers[0].keys() & {b"connection", b"upgrade", b"http2-settings"}
+        assert upstream.headers[0][b"x-request-id"] == b"mine"
+
+
+def test_what_connection_names_is_for_one_connection_in_both_directions() -> None:
+    answer = (
+        b"HTTP/1.1 200 OK\r\nConnection: X-Back\r\nX-Back: 1\r\nX-Stays: 2\r\nContent-Length: 2\r\n\r\nok"
+    )
+    head = (
+        b"GET /v1/models HTTP/1.1\r\nHost: h\r\nConnection: close, X-One\r\n"
+        b"Connection: x-two, X-Request-Id\r\nX-One: 1\r\nX-Two: 2\r\nX-Three: 3\r\nX-Request-Id: mine\r\n\r\n"
+    )
+    with between([answer]) as (upstream, address), socket.create_connection(address, timeout=20) as line:
+        line.sendall(head)
+        said = b"".join(iter(lambda: line.recv(65536), b"")).lower()
+        sent = upstream.headers[0]
+        assert not sent.keys() & {b"x-one", b"x-two", b"connection"}
+        # By this one a request's joules are found.
+        assert (sent[b"x-three"], sent[b"x-request-id"]) == (b"3", b"mine")
+        assert b"x-stays: 2" in said
+        assert b"x-back" not in said
+
+
+def test_a_second_response_to_one_request_reaches_nobody() -> None:
+    """It was put behind the first one's body."""
+    with between([OK + OK.replace(b"ok", b"no")]) as (upstream, address):
+        assert ask(address, b"GET /one").endswith(b"\r\n\r\nok")
+        assert ask(address, b"GET /two").endswith(b"\r\n\r\nok")
+        assert upstream.lines == [b"GET /one HTTP/1.1", b"GET /two HTTP/1.1"]

@@ -5,6 +5,9 @@ The stream format of the HTML standard, section 9.2.6
 event is named `error`; `id`, `retry`, comments and other names of events are read past. Two things that the
 standard would drop are kept, because servers tell of their failures in them: lines of a field that it does
 not have, and an event that the end of the stream cuts off from its blank line.
+
+A server that sends no blank lines is refused when its second event begins: the standard makes one event of
+all of them, and when each one ended, which latencies are made of, is not known in time.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class SseParser:
     def feed(self, data: bytes) -> list[bytes]:
         """The data of the events that `data` completes, in order; lines of one event are joined by newlines.
 
-        Raises SseError where one event exceeds `MAX_EVENT_BYTES`.
+        Raises SseError where one event exceeds `MAX_EVENT_BYTES`, or no blank line is between two of JSON.
         """
         # Almost always `data` is one event of one line, whole: nothing is kept and nothing is split.
         if (
@@ -146,6 +149,10 @@ class SseParser:
             self._name = b""
         elif line.startswith(b"data:"):
             value = line[6:] if line[5:6] == b" " else line[5:]
+            if self._data and _begins_anew(self._data, value):
+                raise SseError(
+                    f"no blank line between two events: {b''.join(self._data)[:80]!r} {value[:80]!r}"
+                )
             self._data.append(value)
             self._size += len(value) + 1
         elif line == b"data":
@@ -161,3 +168,16 @@ class SseParser:
             self._name = value.strip()
         elif name not in _FIELDS and line.strip() and len(self.strays) < _MOST_STRAYS:
             self.strays.append(line)
+
+
+def _begins_anew(lines: list[bytes], line: bytes) -> bool:
+    """Whether `line` is data of another event than `lines`, and not a further line of the same JSON document.
+
+    Nowhere in one may an array or an object begin right behind the end of another: there is a comma between
+    them, and no string holds a line's end.
+    """
+    return (
+        line.lstrip()[:1] in (b"{", b"[")
+        and lines[-1].rstrip()[-1:] in (b"}", b"]")
+        and lines[0].lstrip()[:1] in (b"{", b"[")
+    )

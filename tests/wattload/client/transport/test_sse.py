@@ -17,6 +17,13 @@ def all_events(pieces: list[bytes]) -> list[bytes]:
     return [event for piece in pieces for event in parser.feed(piece)]
 
 
+def all_events_or_refusal(pieces: list[bytes]) -> list[bytes] | str:
+    try:
+        return all_events(pieces)
+    except SseError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
@@ -100,6 +107,44 @@ def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             all_events([piece] * 100)
 
 
+EVENT = b'data: {"choices":[{"text":"a"}]}'
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        EVENT + b"\n" + EVENT + b"\n",
+        EVENT + b"\r" + EVENT + b"\r",
+        EVENT + b"\r\n" + EVENT + b"\r\n",
+        b"\xef\xbb\xbf" + EVENT + b"\n" + EVENT + b"\n",
+        EVENT.replace(b": ", b":", 1) + b"\n" + EVENT.replace(b": ", b":  ", 1) + b"\n",
+        EVENT + b"\n: ping\n" + EVENT + b"\n",
+        b"event: message\n" + EVENT + b"\nevent: message\nid: 2\n" + EVENT + b"\n",
+        EVENT + b"\n\n" + EVENT + b"\ndata: [DONE]\n\n",
+        EVENT + b" \n" + EVENT + b"\n",
+    ],
+)
+def test_events_without_blank_lines_between_them_are_told_as_the_second_begins(stream: bytes) -> None:
+    """They were one event without an end: the request was said to have had no token in time."""
+    for pieces in ([stream], [stream[i : i + 1] for i in range(len(stream))]):
+        with pytest.raises(SseError, match=r"no blank line between two events: .*choices") as refused:
+            all_events(pieces)
+        assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"a": [\n{"b": 1},\n{"b": 2}\n],\n"c": {}\n}', b'{\n"a":\n[1,\n2]\n}', b"[\n[1],\n[2]\n]",
+        b'{"a": 1\n}', b"plain [words]\n{of a gateway}", b"[DONE]\n", b"\n{}",
+    ],
+)  # fmt: skip
+def test_a_document_of_several_lines_is_one_event(document: bytes) -> None:
+    stream = b"".join(b"data: " + line + b"\n" for line in document.split(b"\n")) + b"\n"
+    assert all_events([stream]) == [document]
+    assert all_events([stream[i : i + 1] for i in range(len(stream))]) == [document]
+
+
 LINE = st.sampled_from(
     [b"data: x", b"data: {}", b"data:", b"data", b": c", b"event: e", b"", b"", b"id: 1", b"data: \xc3\xa9"]
 )
@@ -113,14 +158,16 @@ def test_any_split_gives_the_same_events(lines: list[tuple[bytes, bytes]], data:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     edges = [0, *cuts, len(stream)]
     pieces = [stream[a:b] for a, b in pairwise(edges)]
-    assert all_events(pieces) == all_events([stream])
-    assert all_events(pieces) == all_events([stream[i : i + 1] for i in range(len(stream))])
+    assert all_events_or_refusal(pieces) == all_events_or_refusal([stream])
+    assert all_events_or_refusal(pieces) == all_events_or_refusal(
+        [stream[i : i + 1] for i in range(len(stream))]
+    )
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=10))
 def test_garbage_does_no_harm_and_splits_alike(pieces: list[bytes]) -> None:
-    assert all_events(pieces) == all_events([b"".join(pieces)])
+    assert all_events_or_refusal(pieces) == all_events_or_refusal([b"".join(pieces)])
 
 
 @pytest.mark.parametrize("line", [b"data\n", b"data:\n", b"data: \n"])
