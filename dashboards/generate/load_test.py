@@ -155,6 +155,90 @@ def _course() -> list[object]:
     ]
 
 
+def _unit_counts(unit: str) -> list[object]:
+    """How many sessions or tasks ended, and what one took."""
+    ended = f"wattload_{unit}s_total{{{_RUN}"
+    joules = f"wattload_{unit}_energy_joules"
+    per = {"session": units.JOULES_PER_SESSION, "task": units.JOULES_PER_TASK}[unit]
+    return [
+        number(
+            f"Completed {unit}s",
+            units.COUNT,
+            f"{unit.capitalize()}s every turn of which has a whole response.",
+            Query(f'sum({ended},outcome="completed"}})'),
+        ),
+        number(
+            f"Incomplete {unit}s",
+            units.COUNT,
+            f"{unit.capitalize()}s that ended with a turn that failed or was never sent. No energy has them.",
+            Query(f'sum({ended},outcome="incomplete"}})'),
+            limits=((1, "orange"),),
+        ),
+        number(
+            f"Attributed energy per {unit}",
+            per,
+            f"Mean over the completed {unit}s of what the responses of all turns carried, idle excluded;"
+            " provisional.",
+            Query(f"sum({joules}_sum{{{_RUN}}}) / (sum({joules}_count{{{_RUN}}}) > 0)"),
+        ),
+    ]
+
+
+def _sessions() -> list[object]:
+    waiting, busy = "wattload_task_waiting_seconds_total", "wattload_task_duration_seconds_sum"
+    return [
+        *_unit_counts("session"),
+        *_unit_counts("task"),
+        series(
+            "Attributed energy per session, percentiles",
+            units.JOULES,
+            "What whole sessions took by the responses of their turns, idle excluded.",
+            *percentiles("wattload_session_energy_joules", _RUN, by="run", prefix=_LEGEND),
+            span=8,
+            colours=QUANTILES,
+        ),
+        series(
+            "Attributed energy per task, percentiles",
+            units.JOULES,
+            "What tasks of agents took, each from one turn of its user up to the next, idle excluded.",
+            *percentiles("wattload_task_energy_joules", _RUN, by="run", prefix=_LEGEND),
+            span=8,
+            colours=QUANTILES,
+        ),
+        series(
+            "Share of task time without a request in flight",
+            units.RATIO,
+            "Of the time of completed tasks: while tools ran, the server had nothing to do for them.",
+            Query(f"{_rate(waiting)} / ({_rate(busy)} > 0)", "{{run}}"),
+            span=8,
+            maximum=1,
+        ),
+        grid(
+            "Energy per session and task in the measurement window",
+            units.JOULES,
+            "Means of run.json over the complete sessions and tasks: attributed to their turns, and their"
+            " shares of idle energy in flight and while waiting for tools. Known when a run is over.",
+            "run",
+            *(
+                Query(_final_energy(unit, component), column=f"{shown} per {unit}")
+                for unit in ("session", "task")
+                for component, shown in (
+                    ("attributed", "attributed"),
+                    ("idle", "idle in flight"),
+                    ("waiting_idle", "idle while waiting"),
+                )
+            ),
+            height=6,
+        ),
+    ]
+
+
+def _final_energy(unit: str, component: str) -> str:
+    """The figure of each run in the selected time range, whichever of them is over."""
+    labels = f'{_RUN},unit="{unit}",component="{component}"'
+    return f"max by (run) (max_over_time(wattload_final_energy_joules{{{labels}}}[$__range]))"
+
+
 def _final(metric: str) -> str:
     """The last value of each run's counter in the selected time range; a run that ended earlier keeps its "
     "own."""
@@ -210,6 +294,7 @@ def build() -> Dashboard:
         [
             ("Summary", _counts()),
             ("Load and latency", _course()),
+            ("Sessions and agent tasks", _sessions()),
             ("Two runs compared", _comparison()),
         ],
     )

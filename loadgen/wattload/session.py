@@ -248,6 +248,7 @@ class Session:
         self._prepared, self._progress = prepared, progress
         options, answer = prepared.config.metrics, prepared.probe
         self.metrics = LoadMetrics(prepared.name, prepared.endpoint.model, prepared.config.analysis.slo)
+        self.metrics.plan(prepared.schedule)
         self._server: Any = None
         if options.metrics_port is not None:
             self._server = serve(self.metrics, options.metrics_host, options.metrics_port)
@@ -358,6 +359,7 @@ class Session:
             from wattload.report import build
 
             build(directory)
+        self.metrics.final(result.sessions)
         self._end_metrics()
         return result
 

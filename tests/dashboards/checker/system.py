@@ -18,6 +18,7 @@ from checker.live import Span
 from checker.prometheus import Prometheus, free_port
 
 RUNS = ("base", "faster")
+AGENTS = "agents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,23 @@ def load_test(directory: Path, server_address: str, metrics_address: str, name: 
     return out
 
 
+def agent_sessions(path: Path, sessions: int = 100) -> Path:
+    """Writes sessions of two tasks each; a tool runs for a moment within each task."""
+
+    def turn(at: float, tokens: int, kind: str) -> dict[str, Any]:
+        asked = {"t": at, "type": "n", "in": tokens, "out": 12, "api_time": 0.1, "input_types": [kind]}
+        return asked | {"stop": "end_turn"}
+
+    turns = [turn(0.0, 60, "text"), turn(0.4, 90, "tool_result")]
+    turns += [turn(0.8, 120, "text"), turn(1.2, 150, "tool_result")]
+    lines = [json.dumps({"id": str(n), "block_size": 64, "requests": turns}) for n in range(sessions)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 @contextmanager
 def system(directory: Path, *, seconds: float = 60, warmup: float = 15) -> Iterator[System]:
-    """Two load tests, one after the other, with Prometheus watching all the time.
+    """Two load tests and one of agents, one after the other, with Prometheus watching all the time.
 
     Constant arrivals: of Poisson's, a counter scraped every two seconds cannot say on which side of the
     window's edge the last few fell, and these tests are too short for that to be under 1 %.
@@ -103,6 +118,9 @@ def system(directory: Path, *, seconds: float = 60, warmup: float = 15) -> Itera
                 flags = ("--trace", "conv", "--rate", rate, "--arrivals", "constant", "--seed", "7")
                 timing = ("--duration", str(seconds), "--warmup", str(warmup))
                 directories[name] = load_test(directory, address, metrics, name, *flags, *timing)
+            agents = str(agent_sessions(directory / "agents.jsonl"))
+            flags = ("--trace", agents, "--concurrency", "2", "--duration", "30", "--warmup", "5")
+            directories[AGENTS] = load_test(directory, address, metrics, AGENTS, *flags)
             # The last energy settles, and is scraped.
             time.sleep(8)
             runs = {n: json.loads((d / "run.json").read_text()) for n, d in directories.items()}
