@@ -28,6 +28,7 @@ EVERYTHING = {
     "meter": {"hostPort": 8790, "hostPID": True, "idleWatts": 75.5, "runtimeClassName": "nvidia"},
     "monitoring": {"labels": {"release": "kube-prometheus-stack"}},
 }
+AMD = {"gpu": {"vendor": "amd", "deviceGroups": [44, 992]}}
 
 Manifest = dict[str, Any]
 
@@ -101,7 +102,7 @@ def test_helm_finds_no_fault_in_the_chart() -> None:
     assert [m for m in report["messages"] if m["severity"] > 1] == []
 
 
-@pytest.mark.parametrize("values", [{}, EVERYTHING, {"meter": {"enabled": False}}])
+@pytest.mark.parametrize("values", [{}, EVERYTHING, AMD, {"meter": {"enabled": False}}])
 def test_every_manifest_fits_its_schema(values: dict[str, Any]) -> None:
     rendered = render(values)
     assert rendered
@@ -126,6 +127,8 @@ def test_a_misspelt_field_is_found(manifests: list[Manifest]) -> None:
     [
         {"meter": {"sauce": "nvml"}},
         {"meter": {"port": 0}},
+        {"gpu": {"vendor": "intel"}},
+        {"gpu": {"deviceGroups": ["render"]}},
         {"meter": {"socketFolder": "run/wattserve"}},
         {"loadTest": {"rate": 0}},
         {"loadTest": {"duration": "five minutes"}},
@@ -179,6 +182,42 @@ def test_the_meter_claims_no_gpu_and_sees_them_all(manifests: list[Manifest]) ->
     assert "nvidia.com/gpu" not in json.dumps(meter["resources"])
     assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in meter["env"]
     assert pod["hostPID"] is True
+
+
+def test_an_amd_meter_reads_amds_devices_and_claims_no_gpu() -> None:
+    pod = one(render(AMD), "DaemonSet")["spec"]["template"]["spec"]
+    (meter,) = pod["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in meter["volumeMounts"]}
+    folders = {v["name"]: v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v}
+    for device in ("/dev/kfd", "/dev/dri"):
+        (name,) = [name for name, path in mounted.items() if path == device]
+        assert folders[name] == device
+    assert meter["args"][meter["args"].index("--meter") + 1] == "amdsmi"
+    assert pod["securityContext"]["supplementalGroups"] == [44, 992]
+    # Without a claim only a privileged container can open the devices, and it cannot forbid escalation too.
+    assert meter["securityContext"]["privileged"] is True
+    assert "allowPrivilegeEscalation" not in meter["securityContext"]
+    assert "amd.com/gpu" not in json.dumps(meter["resources"])
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["nodeSelector"] == {"feature.node.kubernetes.io/amd-gpu": "true"}
+    assert [taint["key"] for taint in pod["tolerations"]] == ["amd.com/gpu"]
+    assert "nvidia" not in json.dumps(pod).lower()
+
+
+def test_only_an_amd_meter_is_privileged_or_sees_devices(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        assert '"privileged"' not in json.dumps(manifest)
+        assert '"/dev/' not in json.dumps(manifest)
+
+
+@pytest.mark.parametrize("vendor", ["nvidia", "amd"])
+def test_what_is_given_takes_the_place_of_the_vendors_defaults(vendor: str) -> None:
+    meter = {"source": "modelled:h200-llama-3.1-8b", "nodeSelector": {}, "tolerations": []}
+    pod = one(render({"gpu": {"vendor": vendor}, "meter": meter}), "DaemonSet")["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {}
+    assert pod["tolerations"] == []
+    assert "modelled:h200-llama-3.1-8b" in pod["containers"][0]["args"]
+    assert "supplementalGroups" not in pod["securityContext"]
 
 
 def test_joules_are_scraped_once(manifests: list[Manifest]) -> None:

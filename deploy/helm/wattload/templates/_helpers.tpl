@@ -22,3 +22,14 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
 {{- end }}
+
+{{/* The nodes that have the vendor's GPUs. */}}
+{{- define "wattload.meterNodes" -}}
+{{- if not (kindIs "invalid" .Values.meter.nodeSelector) -}}
+{{- .Values.meter.nodeSelector | toJson -}}
+{{- else if eq .Values.gpu.vendor "amd" -}}
+{"feature.node.kubernetes.io/amd-gpu":"true"}
+{{- else -}}
+{"nvidia.com/gpu.present":"true"}
+{{- end -}}
+{{- end }}
