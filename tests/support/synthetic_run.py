@@ -16,12 +16,15 @@ from wattload.rundir.tables import StreamWriter, parquet_writer
 
 F64 = npt.NDArray[np.float64]
 BEGIN = 1_700_000_000.0
+_SESSIONS_AT_ONCE = 40
 
 
 @dataclass
 class Synthetic:
     """`prefill_token_joules`, `decode_token_joules`: what a token costs; `noise`: relative, per request.
 
+    `turns`: requests of each session, two of them a task; 0: of no session. Sessions run 40 at a time, so
+    that one waits between its turns.
     `meter_offset_seconds`: the meter's clock minus the client's. `gaps`: whether to write inter-token gaps.
     """
 
@@ -37,6 +40,7 @@ class Synthetic:
     source: str = "nvml"
     failed: float = 0.0
     requests: int | None = None
+    turns: int = 0
     gaps: bool = True
     schedule_sha256: str | None = "s1"
     trace: str = "conv"
@@ -158,12 +162,20 @@ class Synthetic:
             gaps = rng.lognormal(np.log(0.011), 0.2, int(offsets[-1])).astype(np.float32)
             number = np.arange(part.start, part.stop)
 
+            session, task = np.full(n, -1), np.full(n, -1)
+            if self.turns:
+                turn = number // _SESSIONS_AT_ONCE % self.turns
+                session = number // (_SESSIONS_AT_ONCE * self.turns) * _SESSIONS_AT_ONCE
+                session += number % _SESSIONS_AT_ONCE
+                task = session * self.turns + turn // 2
+
             def known(values: Any, mask: npt.NDArray[np.bool_] = bad) -> pa.Array:
                 return pa.array(values, mask=mask)
 
             columns = {
                 "index": number,
-                "session": np.full(n, -1),
+                "session": session,
+                "task": task,
                 "tag": [self.tags[i % len(self.tags)] for i in number],
                 "due_unix": due[part],
                 "sent_unix": sent[part],

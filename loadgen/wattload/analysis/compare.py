@@ -8,7 +8,7 @@ runs' own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from wattload.analysis.energy import binned_energy
 from wattload.analysis.repeats import Repeats, change_over_repeats, load
+from wattload.analysis.sessions import Units, units_of_run
 from wattload.analysis.statistics import (
     LEAST_REPEATS,
     Interval,
@@ -30,7 +31,7 @@ from wattload.analysis.statistics import (
 )
 from wattload.analysis.stream_notes import natural_lengths
 from wattload.errors import InputError
-from wattload.rundir.numbers import headline, number_of
+from wattload.rundir.numbers import headline, number_of, why_null
 from wattload.rundir.requests import F64
 from wattload.rundir.result import ArrivalsInfo
 from wattload.rundir.run import Run
@@ -38,7 +39,8 @@ from wattload.rundir.run import Run
 _WINDOW_TOLERANCE = 0.01
 
 # How the difference of a number is formed: "ratio" divides the window's energy by a weight, "mean" and a
-# quantile are over the requests' values. Titles and units are those of the list of numbers.
+# quantile are over the requests' values, "session" and "task" are means over those of such units. Titles and
+# units are those of the list of numbers.
 _REQUEST_VALUES = {
     "ttft": "latency.ttft_seconds",
     "tpot": "latency.tpot_seconds",
@@ -56,6 +58,16 @@ COMPARED: dict[str, tuple[str, str]] = {
         f"{path}.{name}": (how, values)
         for values, path in _REQUEST_VALUES.items()
         for name, how in (("mean", "mean"), ("p50", "0.5"), ("p99", "0.99"))
+    },
+    **{
+        f"sessions.per_{unit}.{name}": (unit, values)
+        for unit in ("session", "task")
+        for name, values in (
+            ("energy_joules.mean", "total_joules"),
+            ("attributed_joules", "joules"),
+            ("waiting_idle_joules", "waiting_joules"),
+            ("duration_seconds.mean", "seconds"),
+        )
     },
 }
 
@@ -116,13 +128,26 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class NotCompared:
+    """A number that one of two runs has, and why the other has not."""
+
+    path: str
+    title: str
+    unit: str
+    before: float | None
+    after: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Against:
-    """One run against the baseline."""
+    """One run against the baseline. `not_compared`: the numbers that only one of the two has."""
 
     name: str
     paired: bool
     changes: list[Change]
     notes: list[str] = field(default_factory=list)
+    not_compared: list[NotCompared] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +175,7 @@ class Comparison:
                     "paired": run.paired,
                     "notes": run.notes,
                     "changes": [change.as_dict() for change in run.changes],
+                    "not_compared": [asdict(each) for each in run.not_compared],
                 }
                 for run in self.against
             ],
@@ -241,7 +267,7 @@ def _against(first: Run, other: Run) -> Against:
         notes.append(f"the models differ: {first.result.target.model}, {other.result.target.model}")
     pair = _pair(first, other, paired)
     changes = [change for path in COMPARED if (change := _change(pair, path)) is not None]
-    return Against(other.name, paired, changes, notes)
+    return Against(other.name, paired, changes, notes, _not_compared(first, other))
 
 
 def _against_repeats(first: Run, other: Run) -> Against:
@@ -254,7 +280,31 @@ def _against_repeats(first: Run, other: Run) -> Against:
     notes = [f"{counts[0]} and {counts[1]} valid repeats, {together}"]
     if min(counts) < LEAST_REPEATS:
         notes.append(f"fewer than {LEAST_REPEATS} repeats of one: there is no interval over them")
-    return Against(other.name, paired, changes, [*notes, *_lengths(first, other), *_gain(first, other)])
+    notes += [*_lengths(first, other), *_gain(first, other)]
+    return Against(other.name, paired, changes, notes, _not_compared(first, other))
+
+
+def _not_compared(first: Run, other: Run) -> list[NotCompared]:
+    """The numbers that only one of the two has."""
+    found = []
+    for path in COMPARED:
+        known = number_of(path)
+        before, after = known.of(first.result), known.of(other.result)
+        if (before is None) == (after is None):
+            continue
+        lacking = first if before is None else other
+        reason = f"{lacking.name} has none: {_reason(lacking, path)}"
+        found.append(NotCompared(path, known.title, known.unit, before, after, reason))
+    return found
+
+
+def _reason(run: Run, path: str) -> str:
+    """Why a run has no number at a path: what is said of it, or of what it is a part of."""
+    names = path.split(".")
+    above = [".".join(names[:count]) for count in range(len(names), 0, -1)]
+    said = (run.result.absent.get(each) for each in above)
+    # The section at the top is null where all that is in it is.
+    return next((why for why in said if why is not None), why_null(above[-1]))
 
 
 def _change_over_repeats(first: Run, other: Run, path: str) -> Change | None:
@@ -309,26 +359,37 @@ def _gain(first: Run, other: Run) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two runs; where they are paired, the rows, by due time, of the requests that completed in both."""
+    """Two runs; where they are paired, the rows, by due time, of the requests that completed in both.
+
+    `units`: the tasks and sessions of each run, by what they are; empty where one has none.
+    """
 
     first: Run
     other: Run
     paired: bool
     rows: npt.NDArray[np.int64]
     rows_other: npt.NDArray[np.int64]
+    units: dict[str, tuple[Units, Units]]
 
 
 def _pair(first: Run, other: Run, paired: bool) -> _Pair:
     nothing = np.zeros(0, np.int64)
     if not paired:
-        return _Pair(first, other, False, nothing, nothing)
+        return _Pair(first, other, False, nothing, nothing, _units(first, other))
     left, right = first.data.requests.index, other.data.requests.index
     _, at, at_other = np.intersect1d(left, right, assume_unique=True, return_indices=True)
     both = first.data.done[at] & other.data.done[at_other]
     at, at_other = at[both], at_other[both]
     # Rows are in order of due time already; intersect1d has put them in order of index.
     order = np.argsort(at, kind="stable")
-    return _Pair(first, other, True, at[order], at_other[order])
+    return _Pair(first, other, True, at[order], at_other[order], _units(first, other))
+
+
+def _units(first: Run, other: Run) -> dict[str, tuple[Units, Units]]:
+    if first.result.sessions is None or other.result.sessions is None:
+        return {}
+    left, right = (units_of_run(run.data, run.energy) for run in (first, other))
+    return {"task": (left[0], right[0]), "session": (left[1], right[1])}
 
 
 def _change(pair: _Pair, path: str) -> Change | None:
@@ -337,7 +398,10 @@ def _change(pair: _Pair, path: str) -> Change | None:
     if before is None or after is None:
         return None
     how, what = COMPARED[path]
-    ratio = _ratio_change(pair, what) if how == "ratio" else _request_change(pair, what, how)
+    if how in ("session", "task"):
+        ratio = _unit_change(pair, how, what)
+    else:
+        ratio = _ratio_change(pair, what) if how == "ratio" else _request_change(pair, what, how)
     # About the runs' own figures: the window's whole counter, not the binned sums.
     positive = ratio is not None and before > 0 and after > 0
     ratio = ratio.around(after / before) if ratio is not None and positive else None
@@ -371,4 +435,22 @@ def _request_change(pair: _Pair, what: str, how: str) -> Interval | None:
         return ratio_interval(y, x) if how == "mean" else paired_quantile_ratio(x, y, float(how))
     known = [v[run.data.done & ~np.isnan(v)] for v, run in ((a, pair.first), (b, pair.other))]
     left, right = (mean_interval(v) if how == "mean" else quantile_interval(v, float(how)) for v in known)
+    return ratio_of(left, right) if left is not None and right is not None else None
+
+
+def _unit_change(pair: _Pair, unit: str, what: str) -> Interval | None:
+    """Of a mean over complete sessions or tasks; of paired runs, over those that are complete in both."""
+    if unit not in pair.units:
+        return None
+    both = pair.units[unit]
+    rows = [units.complete for units in both]
+    values = [getattr(units, what)[mine] for units, mine in zip(both, rows, strict=True)]
+    if pair.paired:
+        keys = [getattr(units, unit)[mine] for units, mine in zip(both, rows, strict=True)]
+        _, at, at_other = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+        order = np.argsort(at, kind="stable")
+        x, y = values[0][at[order]], values[1][at_other[order]]
+        known = ~np.isnan(x) & ~np.isnan(y)
+        return ratio_interval(y[known], x[known])
+    left, right = (mean_interval(each[~np.isnan(each)]) for each in values)
     return ratio_of(left, right) if left is not None and right is not None else None

@@ -65,6 +65,17 @@ class Units:
     def total_joules(self) -> F64:
         return self.joules + self.idle_joules + self.waiting_joules
 
+    @property
+    def seconds(self) -> F64:
+        """From the scheduled time of the first turn to the last token of the last."""
+        return self.end - self.begin
+
+    @property
+    def complete(self) -> I64:
+        """The places of those that began in the window and are complete, in order of their beginning."""
+        chosen = self.inside & self.whole
+        return np.flatnonzero(chosen)[np.argsort(self.begin[chosen], kind="stable")]
+
 
 @dataclass(slots=True)
 class SessionsResult:
@@ -82,9 +93,7 @@ def sessions_section(data: RunData, energy: EnergyInfo) -> SessionsResult | None
     requests = data.requests
     if not (requests.session >= 0).any():
         return None
-    length = data.window.end_unix - data.window.start_unix
-    idle_watts = energy.idle_joules / length if energy.idle_joules is not None and length > 0 else np.nan
-    tasks, sessions = units_of(requests, idle_watts, data.window.start_unix, data.window.end_unix)
+    tasks, sessions = units_of_run(data, energy)
     saving = joules_per_computed_token(requests, data.done)
     info, absent, notes = SessionsInfo(), {}, []
     parts = [("per_session", "sessions", sessions)]
@@ -101,6 +110,13 @@ def sessions_section(data: RunData, energy: EnergyInfo) -> SessionsResult | None
                 f" {plural.removesuffix('s')} are of the complete ones, which tend to be the shorter"
             )
     return SessionsResult(info, _table(sessions, saving), _table(tasks, saving), absent, notes)
+
+
+def units_of_run(data: RunData, energy: EnergyInfo) -> tuple[Units, Units]:
+    """The tasks and the sessions of a run, with the mean idle power of its window."""
+    length = data.window.end_unix - data.window.start_unix
+    idle_watts = energy.idle_joules / length if energy.idle_joules is not None and length > 0 else np.nan
+    return units_of(data.requests, idle_watts, data.window.start_unix, data.window.end_unix)
 
 
 def units_of(requests: Requests, idle_watts: float, start: float, end: float) -> tuple[Units, Units]:
@@ -253,16 +269,15 @@ def joules_per_computed_token(requests: Requests, done: Bool) -> float | None:
 
 
 def _unit(units: Units, saving: float | None) -> tuple[UnitInfo, dict[str, str]]:
-    chosen = units.inside & units.whole
-    order = np.flatnonzero(chosen)[np.argsort(units.begin[chosen], kind="stable")]
-    info = UnitInfo(begun=int(units.inside.sum()), completed=int(chosen.sum()))
+    order = units.complete
+    info = UnitInfo(begun=int(units.inside.sum()), completed=len(order))
     absent: dict[str, str] = {}
     if not len(order):
         why = "none that began in the window is complete"
         return info, {name: why for name in UnitInfo.model_fields if name not in ("begun", "completed")}
     info.turns = float(units.turns[order].mean())
     info.agents = float(units.agents[order].mean())
-    info.duration_seconds = distribution((units.end - units.begin)[order])
+    info.duration_seconds = distribution(units.seconds[order])
     info.waiting_seconds = float(units.waiting_seconds[order].mean())
     own = units.joules[order]
     no_idle = np.isnan(units.idle_joules[order]).any()

@@ -8,13 +8,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wattload.analysis.compare import Against, Change, Comparison
+from wattload.analysis.compare import Against, Change, Comparison, NotCompared
 from wattload.colours import BLUE, GREY, SERIES
 from wattload.report.chart import Axis, Chart, Mark, Series
 from wattload.report.drawing import Drawing, draw
 from wattload.report.formatting import digits, interval, quantity
 from wattload.report.page import environment
 from wattmeter.whole_file import write_atomically
+
+# What stands in the place of a figure that there is none of.
+_NONE = "–"
 
 
 def write_page(comparison: Comparison, path: Path, met: list[str]) -> None:
@@ -28,7 +31,17 @@ def write_page(comparison: Comparison, path: Path, met: list[str]) -> None:
             runs=[comparison.baseline, *comparison.others],
             met=met,
             forests=[(run, forest(run, number)) for number, run in enumerate(comparison.against)],
-            tables=[(run, [_row(change, modelled) for change in run.changes]) for run in comparison.against],
+            tables=[
+                (
+                    run,
+                    [
+                        *(_row(change, modelled) for change in run.changes),
+                        *(_lone_row(each, modelled) for each in run.not_compared),
+                    ],
+                )
+                for run in comparison.against
+            ],
+            lone_notes=lone_notes,
             energy=energy_bars(comparison),
             ecdf=latency_curves(comparison),
         )
@@ -50,16 +63,18 @@ def print_table(comparison: Comparison, console: Console | None = None) -> None:
         table.add_column("significant")
         for change in run.changes:
             table.add_row(*_row(change, False)[:-1])
+        for each in run.not_compared:
+            table.add_row(*_lone_row(each, False)[:-1])
         out.print(table)
         first = next((c for c in run.changes if c.ratio is not None), None)
         if first is not None:
             out.print(f"  {first.title}: minimum detectable change {_row(first, False)[-1]}", style="dim")
-        for note in run.notes:
+        for note in [*run.notes, *lone_notes(run)]:
             out.print(f"  {note}", highlight=False, style="dim")
 
 
 def _row(change: Change, modelled: bool) -> tuple[str, str, str, str, str, str, str]:
-    relative = f"{change.fraction:+.2%}" if change.fraction is not None else "–"
+    relative = f"{change.fraction:+.2%}" if change.fraction is not None else _NONE
     spread, least = "", ""
     if change.relative_ci95 is not None:
         low, high = change.relative_ci95
@@ -68,6 +83,24 @@ def _row(change: Change, modelled: bool) -> tuple[str, str, str, str, str, str, 
     values = (quantity(value, change.unit, modelled=modelled) for value in (change.before, change.after))
     before, after = values
     return change.title, before, after, relative, spread, verdict, least
+
+
+def _lone_row(each: NotCompared, modelled: bool) -> tuple[str, str, str, str, str, str, str]:
+    """The row of a number that one run has: a dash for the other, and no change."""
+    values = (
+        _NONE if value is None else quantity(value, each.unit, modelled=modelled)
+        for value in (each.before, each.after)
+    )
+    before, after = values
+    return each.title, before, after, _NONE, "", "", ""
+
+
+def lone_notes(run: Against) -> list[str]:
+    """Why some numbers are not compared, a sentence for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for each in run.not_compared:
+        reasons.setdefault(each.reason, []).append(each.title)
+    return [f"not compared ({_NONE}): {', '.join(titles)}: {why}" for why, titles in reasons.items()]
 
 
 def forest(run: Against, number: int) -> Drawing | None:

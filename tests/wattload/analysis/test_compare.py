@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
 from synthetic_run import Synthetic
 from wattload.analysis.assertions import parse_assertion
-from wattload.analysis.compare import Change, Comparison, compare
+from wattload.analysis.compare import COMPARED, Change, Comparison, compare
 from wattload.analysis.compute import finish, load_run
 from wattload.analysis.verdict import judge
 from wattload.cli import compare as command
 from wattload.errors import BadInput, RunInvalid
+from wattload.report.compare_page import print_table, write_page
 from wattload.rundir.run import Run
 
 
@@ -135,6 +138,71 @@ def test_the_command(tmp_path: Path, pair: list[Run]) -> None:
     assert isinstance(refused.exception, BadInput)
     assert CliRunner().invoke(app, ["compare", where[0], str(tmp_path / "d"), "--force"]).exit_code == 0
     assert isinstance(CliRunner().invoke(app, ["compare", where[0], where[0]]).exception, BadInput)
+
+
+PER_UNIT = [path for path in COMPARED if path.startswith("sessions.")]
+
+
+def test_sessions_and_tasks_of_a_pair(tmp_path: Path) -> None:
+    cheaper = {"prefill_token_joules": 0.015 * 0.9, "decode_token_joules": 0.3 * 0.9}
+    runs = [made(tmp_path / "a", turns=4), made(tmp_path / "b", turns=4, **cheaper)]
+    for unit in ("session", "task"):
+        own = change(compare(runs), f"sessions.per_{unit}.attributed_joules")
+        assert own.relative_ci95 is not None
+        low, high = own.relative_ci95
+        assert low - 1e-9 <= -0.1 <= high + 1e-9
+        assert high - low < 0.02
+        assert own.paired
+        assert own.significant
+        # Its turns lasted as long and idle power is the same.
+        for name in ("waiting_idle_joules", "duration_seconds.mean"):
+            assert change(compare(runs), f"sessions.per_{unit}.{name}").significant is False
+    assert {c.path for c in compare(runs).changes} >= set(PER_UNIT)
+    assert compare(runs).against[0].not_compared == []
+
+
+def test_sessions_of_other_schedules_are_compared_as_independent(tmp_path: Path) -> None:
+    runs = [made(tmp_path / f"{n}", turns=4, seed=n, schedule_sha256=f"s{n}") for n in (1, 2)]
+    pair = [runs[0], made(tmp_path / "c", turns=4)]
+    for path in PER_UNIT:
+        alone, together = (change(compare(both), path).ratio for both in (runs, pair))
+        assert alone is not None
+        assert together is not None
+        assert together.half_width < alone.half_width
+        assert alone.low < 1.1
+        assert alone.high > 0.9
+
+
+def test_sessions_of_one_run_alone_are_shown_and_not_compared(tmp_path: Path) -> None:
+    runs = [made(tmp_path / "a", turns=4), made(tmp_path / "b")]
+    for first, second in (runs, runs[::-1]):
+        comparison = compare([first, second])
+        against = comparison.against[0]
+        assert {each.path for each in against.not_compared} == set(PER_UNIT)
+        assert not {c.path for c in against.changes} & set(PER_UNIT)
+        for each in against.not_compared:
+            assert (each.before is None) == (first is runs[1])
+            assert (each.after is None) == (second is runs[1])
+            assert each.reason == "b has none: no request belongs to a session"
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_table(comparison, console)
+        text = console.export_text()
+        assert "Session energy mean" in text
+        assert text.count("b has none: no request belongs to a session") == 1
+        write_page(comparison, tmp_path / "c.html", [])
+        assert "b has none: no request belongs to a session" in (tmp_path / "c.html").read_text()
+        told = json.loads(json.dumps(comparison.as_dict()))["runs"][0]["not_compared"]
+        assert [each["path"] for each in told] == PER_UNIT
+    assert compare([runs[1], made(tmp_path / "c")]).against[0].not_compared == []
+
+
+def test_energy_of_one_run_alone_is_not_compared_either(tmp_path: Path) -> None:
+    measured, bare = made(tmp_path / "a"), made(tmp_path / "b", with_answer=False)
+    found = {each.path: each for each in compare([measured, bare], force=True).against[0].not_compared}
+    for path, each in found.items():
+        assert each.before is not None
+        assert bare.result.absent[path] in each.reason or "b has none: " in each.reason
+    assert compare([measured, made(tmp_path / "c")]).against[0].not_compared == []
 
 
 def test_an_older_schema_gets_a_sentence(tmp_path: Path) -> None:
