@@ -45,6 +45,7 @@ class Synthetic:
     schedule_sha256: str | None = "s1"
     trace: str = "conv"
     tags: tuple[str, ...] = ("",)
+    models: tuple[str, ...] = ("",)
     slo: SloLimits | None = None
     model: str = "m"
     device: str = "Synthetic"
@@ -177,6 +178,7 @@ class Synthetic:
                 "session": session,
                 "task": task,
                 "tag": [self.tags[i % len(self.tags)] for i in number],
+                "model": [self.models[i % len(self.models)] for i in number],
                 "due_unix": due[part],
                 "sent_unix": sent[part],
                 "first_token_unix": known(first[part]),

@@ -14,18 +14,22 @@ _LEAST_GAPS = 20
 
 
 def natural_lengths(data: RunData) -> list[str]:
-    """What to compare where responses ended by themselves; empty where their lengths were forced."""
+    """What to compare where responses ended by themselves; empty where their lengths were forced, or came as
+    planned.
+    """
     config = data.capture.config
     free = config.get("natural_lengths") is not None or config.get("exact_output") is False
     if not (free or APIS[config.get("api") or "completions"].lengths_note):
         return []
     requests, known = data.requests, data.done & ~np.isnan(data.requests.output)
-    if not known.any():
+    got, planned = requests.output[known], requests.output_planned[known]
+    others = int((got != planned).sum())
+    if not others:
         return []
-    got, planned = requests.output[known].mean(), requests.output_planned[known].mean()
     return [
-        f"responses ended by themselves, after {got:.4g} tokens on average ({planned:.4g} planned): energy"
-        " per request is of these lengths; compare energy per output token with other runs"
+        f"responses ended by themselves, after {got.mean():.4g} tokens on average ({planned.mean():.4g}"
+        f" planned; {others:,} of {len(got):,} responses have another length than planned): energy per"
+        " request is of these lengths; compare energy per output token with other runs"
     ]
 
 

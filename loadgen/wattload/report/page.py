@@ -21,6 +21,7 @@ from wattload.report import component_plots, plots, server_plots
 from wattload.report import latency_plots as plots_latency
 from wattload.report.drawing import Drawing
 from wattload.report.formatting import digits, quantity, show
+from wattload.report.models import done, energy_cells, latency_cells, partial_energy
 from wattload.report.summary import cards, certainty, sentences
 from wattload.report.verdict import verdict
 from wattload.rundir.numbers import NUMBERS, Number, groups, number_of
@@ -79,6 +80,8 @@ def render(run: RunJson, data: RunData, gaps: GapHistogram) -> str:
             distributions=_distributions(run),
             rows=_rows(run),
             csv=base64.b64encode(_csv(run).encode()).decode(),
+            models=_models(run),
+            partial_energy=partial_energy(run),
             account=_accounting(run),
             absent=sorted(run.absent.items()),
             devices=_devices(run),
@@ -248,6 +251,21 @@ def _rows(run: RunJson) -> list[tuple[str, list[Row]]]:
         if rows:
             found.append((heading, rows))
     return found
+
+
+def _models(run: RunJson) -> list[tuple[str, ...]]:
+    """A row for each of several models: counts, attributed energy with intervals, median latencies."""
+    simulated = run.energy.simulated
+    return [
+        (
+            name,
+            done(part),
+            quantity(part.attributed_joules, "J", modelled=simulated),
+            *energy_cells(part, tag=simulated),
+            *latency_cells(part),
+        )
+        for name, part in (run.by_model or {}).items()
+    ]
 
 
 def _csv(run: RunJson) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from wattload.analysis.failures import told
 from wattload.report.formatting import digits, percent, quantity, show
+from wattload.report.models import done, energy_cells, latency_cells, partial_energy
 from wattload.report.summary import certainty
 from wattload.report.verdict import verdict
 from wattload.rundir.numbers import headline, number_of
@@ -51,7 +52,10 @@ def print_summary(run: RunJson, console: Console | None = None, *, directory: Pa
     if any(getattr(run.latency, name) is not None for _, name in _LATENCIES):
         out.print(_latency(run))
     if run.by_model:
-        out.print(_models(run))
+        for table in _models(run):
+            out.print()
+            out.print(table)
+        _list(out, partial_energy(run))
     sure = certainty(run)
     if sure:
         out.print(sure, style="dim", highlight=False)
@@ -97,8 +101,8 @@ def _figures(run: RunJson) -> Table:
     for path in ("load.target_rps", "load.planned_rps", "load.achieved_rps"):
         _number(table, run, path)
     counts = run.requests
-    done = counts.completed_in_window or 0
-    table.add_row("Completed in the window", f"{done:,} of {counts.in_window:,}", "")
+    completed = counts.completed_in_window or 0
+    table.add_row("Completed in the window", f"{completed:,} of {counts.in_window:,}", "")
     _number(table, run, "tokens.prompt_per_second")
     _number(table, run, "tokens.output_per_second")
     if run.slo is not None:
@@ -179,23 +183,24 @@ def _latency(run: RunJson) -> Table:
     return table
 
 
-def _models(run: RunJson) -> Table:
-    """What the requests for each of several models got and cost."""
-    word = ", simulated" if run.energy.simulated else ""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("Model", header_style="bold")
-    for name in ("completed", f"attributed energy per request{word}", "TTFT p50", "TPOT p50", "E2E p50"):
-        table.add_column(name, justify="right")
+def _models(run: RunJson) -> list[Table]:
+    """What the requests for each of several models got, and what they cost."""
+    word = " (simulated)" if run.energy.simulated else ""
+    costs, times = (
+        Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0)) for _ in range(2)
+    )
+    costs.add_column(f"Attributed energy by model{word}", header_style="bold", overflow="fold")
+    for name in ("", "95 % interval"):
+        costs.add_column(name, justify="right", no_wrap=True)
+    times.add_column("Median latency by model", header_style="bold", overflow="fold")
+    for name in ("completed", "TTFT", "TPOT", "End-to-end"):
+        times.add_column(name, justify="right", no_wrap=True)
     for name, part in (run.by_model or {}).items():
-        joules = part.attributed_mean_joules
-        times = (part.ttft_p50_seconds, part.tpot_p50_seconds, part.e2e_p50_seconds)
-        table.add_row(
-            name,
-            f"{part.completed:,} of {part.requests:,}",
-            "" if joules is None else quantity(joules, "J"),
-            *("" if value is None else quantity(value, "s") for value in times),
-        )
-    return table
+        each, each_interval, token, token_interval = energy_cells(part, tag=False)
+        costs.add_row(f"{name}, per request", each, each_interval)
+        costs.add_row(f"{name}, per output token", token, token_interval)
+        times.add_row(name, done(part), *latency_cells(part))
+    return [costs, times]
 
 
 def _next(run: RunJson, directory: Path) -> str:

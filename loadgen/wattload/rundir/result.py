@@ -746,11 +746,22 @@ class ModelInfo(Section):
     completed: int = other("Those of them that completed; what follows is of these.", default=...)
     prompt_tokens: int | None = other("Prompt tokens.", when_null=_NO_COUNTS)
     output_tokens: int | None = other("Output tokens.", when_null=_NO_COUNTS)
+    attributed_requests: int = other(
+        "Completed requests whose attributed energy is known and final; the joules are of these.", default=0
+    )
     attributed_joules: float | None = other("Attributed energy, in joules.", when_null=_NO_JOULES)
     attributed_mean_joules: float | None = other(
         "Attributed energy per request, in joules.", when_null=_NO_JOULES
     )
     attributed_ci95: tuple[float, float] | None = interval("`attributed_mean_joules`")
+    attributed_per_output_token_joules: float | None = other(
+        "Attributed energy over the output tokens, in joules per token, of the requests for which both are"
+        " known.",
+        when_null="no request has final energy and output tokens",
+    )
+    attributed_per_output_token_ci95: tuple[float, float] | None = interval(
+        "`attributed_per_output_token_joules`"
+    )
     ttft_p50_seconds: float | None = other("Median TTFT.", when_null=_NONE_HAS)
     tpot_p50_seconds: float | None = other("Median TPOT.", when_null=_NONE_HAS)
     e2e_p50_seconds: float | None = other("Median end-to-end latency.", when_null=_NONE_HAS)

@@ -8,10 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from synthetic_run import Synthetic
+from wattload import report
 from wattload.analysis.compare import compare
 from wattload.analysis.compute import finish
+from wattload.report.table import print_summary
 from wattload.rundir.directory import RunDir
 from wattload.rundir.result import RunJson, SloLimits
 
@@ -123,6 +126,7 @@ def test_lengths_of_the_models_own_qualify_energy_per_request(tmp_path: Path) ->
         made = Synthetic(rate=20.0, duration=30.0, warmup=5.0, overrides={"config": config}).write(
             tmp_path / name
         )
+        made.write_requests(shorter if config else lambda table: table)
         runs.append(finish(made))
     assert any("responses ended by themselves, after" in note for note in runs[0].notes)
     assert not any("by themselves" in note for note in runs[1].notes)
@@ -131,6 +135,55 @@ def test_lengths_of_the_models_own_qualify_energy_per_request(tmp_path: Path) ->
     assert not any(
         "by themselves" in note for note in compare([tmp_path / "b", Path(copied(tmp_path))]).against[0].notes
     )
+
+
+def shorter(table: pa.Table) -> pa.Table:
+    """Every third response is one token long."""
+
+    def lengths(table: pa.Table) -> list[int]:
+        planned = table.column("output_tokens_planned").to_pylist()
+        return [1 if place % 3 == 0 else tokens for place, tokens in enumerate(planned)]
+
+    return replaced("output_tokens", lengths)(table)
+
+
+@pytest.mark.parametrize(
+    ("config", "forced"),
+    [
+        ({"api": "messages"}, False),
+        ({"api": "chat", "exact_output": False}, False),
+        ({"natural_lengths": 500}, False),
+        ({"api": "chat"}, True),
+        ({"api": "responses"}, True),
+        ({}, True),
+    ],
+)
+def test_lengths_that_were_not_forced_are_told_wherever_a_run_is_shown(
+    config: dict[str, object], forced: bool, tmp_path: Path
+) -> None:
+    said = "responses ended by themselves, after"
+    result = computed(tmp_path / "run", shorter, overrides={"config": config})
+    places = (
+        result.as_text(),
+        printed(result),
+        report.build(RunDir(tmp_path / "run")).read_text(encoding="utf-8"),
+    )
+    assert [said in text for text in places] == [not forced] * 3
+    counted = result.tokens.mismatches
+    assert counted
+    of = result.requests.completed_in_window
+    words = f"{counted:,} of {of:,} responses have another length than planned"
+    assert any(words in note for note in result.notes) == (not forced)
+    # Where each came at its planned length, the work is that of the plan.
+    as_planned = computed(tmp_path / "planned", overrides={"config": config})
+    assert not any(said in note for note in as_planned.notes)
+
+
+def printed(run: RunJson) -> str:
+    console = Console(width=300)
+    with console.capture() as captured:
+        print_summary(run, console)
+    return captured.get()
 
 
 def copied(tmp_path: Path) -> Path:

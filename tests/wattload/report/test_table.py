@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from synthetic_run import Synthetic
 from wattload.analysis.compute import finish
+from wattload.report import build
+from wattload.report.formatting import interval, quantity
 from wattload.report.table import print_summary
 from wattload.report.verdict import verdict
+from wattload.rundir.directory import RunDir
 from wattload.rundir.result import RunJson, SloLimits
 
 
@@ -79,3 +83,58 @@ def test_few_requests_are_not_simply_valid(tmp_path: Path) -> None:
 def test_without_energy_the_reason_stands_in_its_place(tmp_path: Path) -> None:
     run = made(tmp_path / "r", overrides={"no_energy_reason": "not asked for (--energy none)"})
     assert "not asked for (--energy none)" in printed(run)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_several_models_have_joules_with_intervals(tmp_path: Path, width: int) -> None:
+    models = ("base", "a-very-long-name-of-an-adapter-that-somebody-trained-for-french-contracts-v2")
+    run = made(tmp_path / "r", models=(*models, "base", "base"), source="modelled")
+    assert run.by_model is not None
+    assert set(run.by_model) == set(models)
+    text = printed(run, width)
+    page = build(RunDir(tmp_path / "r")).read_text(encoding="utf-8")
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "Attributed energy by model (simulated)" in text
+    for name, part in run.by_model.items():
+        assert part.attributed_requests == part.completed > 100
+        each, token = part.attributed_mean_joules, part.attributed_per_output_token_joules
+        spread, token_spread = part.attributed_ci95, part.attributed_per_output_token_ci95
+        assert each is not None
+        assert token is not None
+        assert spread is not None
+        assert token_spread is not None
+        assert spread[0] < each < spread[1]
+        assert token_spread[0] < token < token_spread[1]
+        assert part.output_tokens is not None
+        assert part.attributed_joules == pytest.approx(each * part.completed)
+        assert part.attributed_joules == pytest.approx(token * part.output_tokens)
+        for value, pair, unit in ((each, spread, "J"), (token, token_spread, "J/token")):
+            assert quantity(value, unit) in text
+            assert interval(pair, unit, value) in text
+            assert f">{quantity(value, unit, modelled=True)}<" in page
+            assert f">{interval(pair, unit, value)}<" in page
+        if width > 80:
+            assert f"{name}, per request" in text
+    assert "of the others" not in text + page
+
+
+def test_joules_of_a_part_of_a_models_requests_say_so(tmp_path: Path) -> None:
+    written = Synthetic(rate=20.0, models=("base", "french")).write(tmp_path / "r")
+
+    def provisional(table: pa.Table) -> pa.Table:
+        """Every fifth row of the second model is not final."""
+        status = ["provisional" if row % 10 == 1 else "settled" for row in range(table.num_rows)]
+        place = table.schema.get_field_index("energy_status")
+        return table.set_column(place, table.schema.field(place), pa.array(status))
+
+    written.write_requests(provisional)
+    run = finish(written)
+    assert run.by_model is not None
+    base, french = run.by_model["base"], run.by_model["french"]
+    assert base.attributed_requests == base.completed
+    assert 0 < french.attributed_requests < french.completed
+    sentence = f"french: energy is of {french.attributed_requests} of {french.completed} completed requests"
+    assert sentence in printed(run, 200)
+    assert sentence in build(written).read_text(encoding="utf-8")
+    assert "base: energy is of" not in printed(run, 200)
