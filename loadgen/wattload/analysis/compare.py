@@ -447,7 +447,7 @@ def _unit_change(pair: _Pair, unit: str, what: str) -> Interval | None:
     values = [getattr(units, what)[mine] for units, mine in zip(both, rows, strict=True)]
     if pair.paired:
         keys = [getattr(units, unit)[mine] for units, mine in zip(both, rows, strict=True)]
-        _, at, at_other = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+        _, at, at_other = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
         order = np.argsort(at, kind="stable")
         x, y = values[0][at[order]], values[1][at_other[order]]
         known = ~np.isnan(x) & ~np.isnan(y)
