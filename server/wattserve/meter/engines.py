@@ -573,21 +573,25 @@ class Node:
         if seconds <= 0.0:
             startup.reason = "the engine took its first step before the meter had read its devices"
             return
-        for segment in self.segments():
-            if segment is engine.segment:
-                continue
-            ids = set(engine.segment.device_ids) & set(segment.until_unix)
-            if not ids or not any(segment.until_unix[i] == startup.end_unix for i in ids):
-                continue
-            answer = segment.monitor.window_energy(startup.start_unix, startup.end_unix)
-            for device in answer.devices:
-                if device.id not in ids:
+        for device_id in engine.segment.device_ids:
+            metered = 0.0
+            # One after the other: who takes some of the devices leaves the rest to a watch that begins anew.
+            for segment in self.segments():
+                until = segment.until_unix.get(device_id)
+                if segment is engine.segment or until is None:
                     continue
+                began = max(startup.start_unix, segment.begin_unix or startup.start_unix)
+                ended = min(startup.end_unix, until)
+                if ended <= began:
+                    continue
+                answer = segment.monitor.window_energy(began, ended)
+                device = next(device for device in answer.devices if device.id == device_id)
                 if device.joules is None:
                     return
                 joules += device.joules
                 variance += (device.uncertainty_joules or 0.0) ** 2
-                missing = max(missing, seconds - device.covered_seconds)
+                metered += device.covered_seconds
+            missing = max(missing, seconds - metered)
         if missing > 1.0:
             if time.time() > startup.end_unix + OVERLAP_SECONDS - 0.5:
                 startup.reason = f"the meter did not cover {missing:.0f} s of it"

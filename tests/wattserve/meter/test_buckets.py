@@ -158,6 +158,32 @@ def test_a_board_that_an_ended_engine_leaves_is_watched_again(quick: None) -> No
     node.stop()
 
 
+@pytest.mark.parametrize("pause_seconds", [0.0, 1.5, 3.5])
+def test_the_starts_of_engines_that_come_one_after_the_other_are_all_measured(
+    quick: None, pause_seconds: float
+) -> None:
+    """Data parallel: who comes first takes its board from the watch, and another watch begins on the rest."""
+    boards = Boards("gpu-0", "gpu-1", "gpu-2")
+    node = Node(boards, meter=boards)  # type: ignore[arg-type]
+    node.start()
+    first = node.segments()[0].monitor
+    until(lambda: first.series(0.0, time.time() + 1)[0].unix_seconds.size > 3, "no reading")
+    began = time.monotonic_ns()
+    time.sleep(1.5)
+    node.hello(FakeEngine("e0").hello(gpus=("gpu-0",), started_ns=began))
+    deadline = time.monotonic() + pause_seconds
+    until(ticking(node, lambda: time.monotonic() >= deadline), "time stands still")
+    node.hello(FakeEngine("e1").hello(gpus=("gpu-1", "gpu-2"), started_ns=began))
+    engines = node.engines()
+    until(ticking(node, lambda: all(e.startup.reason is None for e in engines)), "a start has no joules")
+    for engine, count in zip(engines, (1, 2), strict=True):
+        startup = engine.startup
+        assert startup.end_unix is not None
+        watts = 200.0 * count
+        assert startup.joules == pytest.approx(watts * (startup.end_unix - startup.start_unix), rel=0.1)
+    node.stop()
+
+
 def test_an_engine_that_is_forgotten_leaves_its_counts(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wattserve.meter.engines.MAX_ENDED", 0)
     node = modelled_node()
