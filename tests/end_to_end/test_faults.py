@@ -28,7 +28,9 @@ def mock() -> Iterator[str]:
         yield url
 
 
-def started(url: str, folder: Path, *flags: str) -> subprocess.Popen[str]:
+def started(
+    url: str, folder: Path, *flags: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """A run of 400 requests, 20 a second, of which some have their rows on disk."""
     trace = folder / "trace.csv"
     lines = "".join(f"{i / 20},30,4\n" for i in range(REQUESTS))
@@ -50,7 +52,8 @@ def started(url: str, folder: Path, *flags: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("WATTLOAD_", "OPENAI_"))},
+        env={k: v for k, v in os.environ.items() if not k.startswith(("WATTLOAD_", "OPENAI_"))}
+        | (environment or {}),
     )
     partial = folder / "run" / "requests.partial.arrow"
     deadline = time.monotonic() + 90
@@ -123,6 +126,30 @@ def test_workers_end_with_their_master(mock: str, tmp_path: Path, name: str) -> 
     while any(_lives(pid) for pid in children):
         assert time.monotonic() < deadline, "a worker lives on"
         time.sleep(0.1)
+
+
+STEPPED = """
+import os, time
+real, by = time.time, os.environ["STEP_FILE"]
+time.time = lambda: real() + (3600.0 if os.path.exists(by) else 0.0)
+"""
+
+
+def test_a_step_of_the_wall_clock_ends_no_worker(mock: str, tmp_path: Path) -> None:
+    """Locust's workers compared the time of the master's last sign of life with a clock that had been set
+    forward: all of them ended, and their requests were not sent.
+    """
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(STEPPED)
+    step = tmp_path / "step"
+    path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {"PYTHONPATH": path, "STEP_FILE": str(step)}
+    process = started(mock, tmp_path, "--processes", "2", environment=environment)
+    step.touch()
+    said, _ = process.communicate(timeout=150)
+    assert "died" not in said, said
+    rows = pq.read_table(tmp_path / "run" / "requests.parquet").to_pylist()
+    assert Counter(row["outcome"] for row in rows) == {"completed": REQUESTS}
 
 
 def _lives(pid: int) -> bool:

@@ -54,6 +54,11 @@ class EstimateOptions(Options):
         return known_shape(model) if model else None
 
 
+# Made of the time in which requests were in flight, whatever their tokens.
+_WITHOUT_COUNTS = frozenset({"utilisation_tdp"})
+_NO_COUNTS = "no completed request has a count of its tokens"
+
+
 def estimates(run: RunData, total_joules: float | None, idle_joules: float | None) -> dict[str, Any] | None:
     """Every estimate that can be made for the window's completed requests, with its ratio to the measurement.
 
@@ -74,6 +79,11 @@ def estimates(run: RunData, total_joules: float | None, idle_joules: float | Non
         _bound(run, work, shape, gpu, idle_watts),
         *_profiled(run, options),
     ]
+    if not len(work.output):
+        # Sums over no request: 0 J would be the estimate of a load that was not looked at.
+        for entry in entries:
+            if entry["joules"] is not None and entry["key"] not in _WITHOUT_COUNTS:
+                entry |= {"joules": None, "reason": _NO_COUNTS}
     for entry in entries:
         known = entry["joules"] is not None and total_joules
         entry["ratio_to_measured"] = entry["joules"] / total_joules if known else None

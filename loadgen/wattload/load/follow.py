@@ -129,6 +129,13 @@ class _Watch:
         metrics.phase(None)
 
 
+def show_no_interrupts() -> None:
+    """Has gevent print no traceback of an interrupt: the command says in a sentence that one came."""
+    hub = gevent.get_hub()
+    if KeyboardInterrupt not in hub.NOT_ERROR:
+        hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
+
+
 class Interrupt:
     """While it is entered, Ctrl-C, SIGTERM and SIGHUP end the load; a second one raises KeyboardInterrupt.
 
@@ -155,10 +162,7 @@ class Interrupt:
         self._stop(self.reason)
 
     def __enter__(self) -> Interrupt:
-        hub = gevent.get_hub()
-        if KeyboardInterrupt not in hub.NOT_ERROR:
-            # The command says in a sentence that it was interrupted; gevent would print it once more.
-            hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
+        show_no_interrupts()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             before = signal.getsignal(number)
             if before is not signal.SIG_IGN:

@@ -13,6 +13,7 @@ from locust.event import Events
 from wattload.client.client import Client
 from wattload.load.plan import LoadPlan, LoadResult
 from wattload.load.recorder import Recorder
+from wattload.load.runners import LocalRunner
 from wattload.load.sender import Usage, give_back_memory, make_dispatcher
 from wattload.load.user import replay_user
 
@@ -106,7 +107,7 @@ class LocalLoad:
 def local_load(plan: LoadPlan) -> Iterator[LocalLoad]:
     """A load sent by a user of Locust's local runner, which is ended afterwards; its rows are kept."""
     environment = Environment(events=Events(), host=plan.endpoint.url)
-    runner = environment.create_local_runner()
+    runner = environment.runner = LocalRunner(environment)
     load = LocalLoad(plan, start_user=lambda: runner.start(1, spawn_rate=1))
     environment.user_classes = [replay_user(load.replay)]
     try:

@@ -180,10 +180,10 @@ def _figures(run: RunJson, data: RunData, gaps: GapHistogram) -> list[tuple[str,
 
 
 def estimate_ratios(run: RunJson) -> dict[str, float]:
-    """Name to ratio to the measured energy, of the estimates that have one."""
+    """Name to ratio to the measured energy, of the estimates that have one on a logarithmic axis."""
     found = {}
     for entry in (run.estimates or {}).get("all", []):
-        if entry.get("ratio_to_measured") is not None:
+        if (entry.get("ratio_to_measured") or 0.0) > 0.0:
             found[str(entry["title"])] = float(entry["ratio_to_measured"])
     return found
 

@@ -5,6 +5,7 @@ the fit finds known costs again, the online one the energy of a known engine, th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from synthetic_run import Synthetic
 from wattload.analysis.compute import finish
+from wattload.analysis.window import decide_window
 from wattload.calibration.measure import choose_shapes
 from wattload.errors import BadInput
 from wattload.estimates.binned import binned_joules
@@ -30,8 +32,12 @@ from wattload.estimates.model_shape import known_shape, shape_from_config, shape
 from wattload.estimates.online import simulate
 from wattload.estimates.roofline import least_steps
 from wattload.estimates.rules_of_thumb import Work, flops_tdp_joules
+from wattload.estimates.section import estimates
 from wattload.estimates.step_cost import StepCost, fit, step_model
-from wattload.rundir.result import TargetInfo
+from wattload.report.page import estimate_ratios
+from wattload.rundir.requests import read_requests
+from wattload.rundir.result import RunJson, TargetInfo
+from wattload.rundir.run import RunData
 
 IDLE = 125.0
 # The step model that was measured on an H200 with Llama-3.1-8B.
@@ -305,3 +311,26 @@ def test_bad_profiles_get_a_sentence(tmp_path: Path, profile: Profile) -> None:
         load_profile(path)
     with pytest.raises(BadInput, match="6 are needed"):
         fit(profile.model_copy(update={"shapes": profile.shapes[:5]}))
+
+
+def test_requests_without_counts_have_no_estimate_of_zero(tmp_path: Path) -> None:
+    """It was 0 J of a load that nobody had counted, and its report could not be made."""
+    written = Synthetic(
+        rate=5.0, duration=20.0, warmup=2.0, model="llama-3.1-8b", device="NVIDIA H200"
+    ).write(tmp_path / "run")
+    finish(written)
+    capture, requests = written.load_capture(), read_requests(written)
+    uncounted = dataclasses.replace(requests, output=np.full(len(requests), np.nan))
+    data = RunData.read(written, capture, decide_window(capture, requests), uncounted)
+    found = estimates(data, 1000.0, 100.0)
+    assert found is not None
+    joules = {entry["key"]: entry["joules"] for entry in found["all"]}
+    assert joules.pop("utilisation_tdp") > 0
+    assert set(joules.values()) == {None}
+    assert all(entry["reason"] for entry in found["all"] if entry["joules"] is None)
+
+
+def test_an_estimate_of_nothing_has_no_place_on_a_logarithmic_axis() -> None:
+    rows = [{"title": "none", "ratio_to_measured": 0.0}, {"title": "half", "ratio_to_measured": 0.5}]
+    run = RunJson.model_construct(estimates={"all": rows})
+    assert estimate_ratios(run) == {"half": 0.5}

@@ -20,7 +20,7 @@ import numpy as np
 from gevent.event import Event
 from locust.env import Environment
 from locust.event import Events
-from locust.runners import STATE_MISSING, MasterRunner
+from locust.runners import STATE_MISSING
 
 from wattload.clock import unix_now
 from wattload.errors import InputError, RunInvalid
@@ -39,6 +39,7 @@ from wattload.load.distributed.secret import (
 from wattload.load.follow import Interrupt
 from wattload.load.plan import LoadPlan, LoadResult, planned_record
 from wattload.load.recorder import Recorder
+from wattload.load.runners import MasterRunner
 from wattload.load.user import replay_user
 from wattload.redaction import is_harmless, secrets_in
 from wattload.schedule.parquet import save as save_schedule
@@ -554,7 +555,7 @@ def distributed_load(plan: LoadPlan, interrupt: Interrupt) -> Iterator[Distribut
     secret = given_secret(options.secret_file) if options.master else new_secret()
     if options.master:
         check_reachable(host, secret)
-    runner = environment.create_master_runner(host, port)
+    runner = environment.runner = MasterRunner(environment, host, port)
     leader = Leader(runner, secret, plan.progress.say)
     local = None
     if not options.master:

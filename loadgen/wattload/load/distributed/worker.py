@@ -20,7 +20,6 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.event import Events
 from locust.exception import RPCError
-from locust.runners import WorkerRunner
 
 from wattload.client.client import Client
 from wattload.client.record import RequestRecord
@@ -30,6 +29,8 @@ from wattload.load.dispatcher import Dispatcher
 from wattload.load.distributed import messages
 from wattload.load.distributed.given import Given
 from wattload.load.distributed.secret import VARIABLE, Handshake, Seal, SealError, nonce
+from wattload.load.follow import show_no_interrupts
+from wattload.load.runners import WorkerRunner
 from wattload.load.sender import Usage, make_dispatcher
 from wattload.load.totals import LogHistogram
 from wattload.load.user import replay_user, report_to_locust
@@ -300,6 +301,7 @@ def serve(
         assert side is not None
         side.replay(environment)
 
+    show_no_interrupts()
     # From the first moment on: connecting to a master that is gone takes a minute.
     watcher = gevent.spawn(_end_with, sys.stdin.fileno()) if ends_with_stdin else None
     environment = Environment(
@@ -307,7 +309,7 @@ def serve(
         events=Events(),
         parsed_options=argparse.Namespace(web_base_path="", stop_timeout=0.0),
     )
-    runner = environment.create_worker_runner(master_host, master_port)
+    runner = environment.runner = WorkerRunner(environment, master_host, master_port)
     side = WorkerSide(environment, given)
     try:
         runner.greenlet.join()
