@@ -74,14 +74,18 @@ def _drawn(source: RowSource, options: ReadOptions) -> Trace:
 
 def _read(files: Sequence[Path], path: Path, options: ReadOptions) -> Trace:
     """The trace of one file, or of the files of a data set of text; `path` names it in messages."""
-    heads = [head_of(file) for file in files]
-    reader = format_of(heads[0], options)
+    # One file's beginning at a time: that of a session recorded as one object is the whole of it.
+    head = head_of(files[0])
+    reader = format_of(head, options)
     raws: list[RawTrace] = []
-    for head in heads:
-        left = options.text_rows - sum(len(raw.prompt_tokens) for raw in raws)
+    left = options.text_rows
+    for number, file in enumerate(files):
+        if number:
+            head = head_of(file)
+        raws.append(reader.read(head, options.model_copy(update={"text_rows": left}) if raws else options))
+        left -= len(raws[-1].prompt_tokens)
         if left <= 0:
             break
-        raws.append(reader.read(head, options.model_copy(update={"text_rows": left}) if raws else options))
     sums = [sha256_of(file) for file in files]
     checksum = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
     return checked(joined(raws, path), path, reader.name, checksum, options)

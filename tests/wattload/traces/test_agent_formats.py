@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wattload import traces
 from wattload.errors import InputError
@@ -79,10 +81,133 @@ def test_what_a_turn_waited_for(turns: list[Turn], expected: list[list[int]]) ->
     assert waited_for(turns) == expected
 
 
+def plainly_waited_for(turns: list[Turn]) -> list[list[int]]:
+    """The same rule, each turn held against every other."""
+    last = {turn.agent: at for at, turn in enumerate(turns)}
+    found: list[list[int]] = []
+
+    def gone_on(i: int, when: float) -> bool:
+        own = turns[i].agent
+        followers = (turns[c] for c, waits in enumerate(found) if i in waits)
+        return any(c.end <= when and own[: len(c.agent)] == c.agent for c in followers)
+
+    for at, turn in enumerate(turns):
+        ended = [i for i in range(at) if turns[i].end <= turn.start and not gone_on(i, turn.start)]
+        waits: list[int] = []
+        for length in range(len(turn.agent), -1, -1):
+            scope = turn.agent[:length]
+            for i in ended:
+                own = turns[i].agent
+                if own == scope or (own[:length] == scope and i == last[own]):
+                    waits.append(i)
+            if waits:
+                break
+        found.append(sorted(waits, key=lambda i: (turns[i].agent != turn.agent, -turns[i].end)))
+    return found
+
+
+MOMENT = st.integers(0, 8).map(float)
+AGENTS = st.sampled_from([(), ("a",), ("b",), ("a", "x"), ("a", "y")])
+
+
+@given(st.lists(st.tuples(MOMENT, st.integers(0, 4), AGENTS), min_size=1, max_size=14))
+def test_the_rule_holds_however_turns_overlap(drawn: list[tuple[float, int, tuple[str, ...]]]) -> None:
+    turns = [turn(start, start + length, agent) for start, length, agent in drawn]
+    turns.sort(key=lambda each: (each.start, each.end))
+    assert waited_for(turns) == plainly_waited_for(turns)
+
+
+class Counted(float):
+    """A moment that counts how often it is held against another."""
+
+    asked = 0
+
+    def _less(self, other: float, *, equal: bool) -> bool:
+        type(self).asked += 1
+        return float(self) < float(other) or (equal and float(self) == float(other))
+
+    def __lt__(self, other: float) -> bool:
+        return self._less(other, equal=False)
+
+    def __le__(self, other: float) -> bool:
+        return self._less(other, equal=True)
+
+    def __gt__(self, other: float) -> bool:
+        return not self._less(other, equal=True)
+
+    def __ge__(self, other: float) -> bool:
+        return not self._less(other, equal=False)
+
+
+@pytest.mark.parametrize("kind", ["sub-agents", "branches", "open requests"])
+def test_turns_are_not_held_against_all_others(kind: str) -> None:
+    """Twice as many turns are looked at twice as often, and a little more: not four times."""
+    looked = []
+    for count in (200, 400):
+        turns = [turn(Counted(0.0), Counted(1.0))]
+        for number in range(count):
+            if kind == "sub-agents":
+                turns += [turn(Counted(1.0 + k), Counted(1.5 + k), (f"{number}",)) for k in (0.0, 1.0, 2.0)]
+            elif kind == "branches":
+                turns.append(turn(Counted(2.0), Counted(3.0)))
+            else:
+                turns.append(turn(Counted(number + 2.0), Counted(1e6)))
+        turns.sort(key=lambda each: (float(each.start), float(each.end)))
+        Counted.asked = 0
+        waited_for(turns)
+        looked.append(Counted.asked)
+    assert looked[1] < 3 * looked[0], looked
+
+
 def request(t: float, *, took: float | None = 1.0, asked: str | None = None, **more: Any) -> dict[str, Any]:
     found = {"t": t, "type": "n", "model": "m", "in": 100, "out": 10, "hash_ids": [1, 2]}
     found |= {} if took is None else {"api_time": took}
     return found | ({} if asked is None else {"input_types": [asked]}) | more
+
+
+def test_a_folder_of_sessions_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    loads = json.loads
+
+    def counting(text: str | bytes, **more: Any) -> Any:
+        parsed.append(len(text))
+        return loads(text, **more)
+
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    for number in range(5):
+        written(folder, session(request(0.0), request(3.0)), f"{number}.json")
+    monkeypatch.setattr(json, "loads", counting)
+    assert len(traces.load(folder)) == 10
+    assert len(parsed) == 5
+
+
+@pytest.mark.parametrize("before", ["", "\n\n", "\ufeff"], ids=["plain", "blank lines", "byte order mark"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_session_is_the_same_however_its_file_is_written(
+    tmp_path: Path, before: str, packed: bool
+) -> None:
+    talk = session(request(0.0, asked="text"), request(3.0, asked="tool_result"))
+    bad = session(request(0.0), request(3.0) | {"in": "many"})
+    whole = traces.load(written(tmp_path, [talk, talk], "two.json"))
+    for name, content, after in (("t.json", talk, ""), ("t2.json", talk, "\n \n\n"), ("bad.json", bad, "\n")):
+        raw = (before + json.dumps(content) + after).encode()
+        path = tmp_path / (name + ".gz" if packed else name)
+        path.write_bytes(gzip.compress(raw) if packed else raw)
+        if content is bad:
+            with pytest.raises(InputError, match=rf"line {before.count(chr(10)) + 1}: in 'many'"):
+                traces.load(path)
+            continue
+        trace = traces.load(path)
+        assert waits(trace) == waits(whole)[:2]
+        assert trace.prompt_tokens.tolist() == whole.prompt_tokens.tolist()[:2]
+
+
+@pytest.mark.parametrize("blocks", [[1, True], [1, -1], [1.0], ["1"], "12", [1 << 40], [None], 5, [[1]]])
+def test_ids_of_blocks_that_are_none(tmp_path: Path, blocks: object) -> None:
+    path = written(tmp_path, session(request(0.0), request(3.0) | {"hash_ids": blocks}))
+    with pytest.raises(InputError, match="hash_ids of request 2 is not a list of whole numbers"):
+        traces.load(path)
 
 
 def session(*requests: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -111,6 +111,12 @@ def test_rows_without_text_are_passed_over_and_counted(tmp_path: Path) -> None:
 def test_a_large_data_set_is_read_in_part(tmp_path: Path) -> None:
     rows = [{"prompt": str(i), "output_tokens": 3} for i in range(50)]
     assert len(traces.load(jsonl(tmp_path / "c.jsonl", rows), ReadOptions(text_rows=7))) == 7
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        jsonl(folder / f"{name}.jsonl", rows[:4])
+    for most, expected in ((3, 3), (4, 4), (6, 6), (100, 12)):
+        assert len(traces.load(folder, ReadOptions(text_rows=most))) == expected
 
 
 def snapshot(hub: Path, name: str, revision: str = REVISION, *, main: bool = True) -> Path:

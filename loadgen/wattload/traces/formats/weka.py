@@ -115,10 +115,7 @@ class _Reader:
             from_tool = "tool_result" in asked if asked else stop == "tool_use"
             stop = request.get("stop")
             blocks = request.get("hash_ids")
-            if blocks is not None and not (
-                isinstance(blocks, list)
-                and all(type(block) is int and 0 <= block < _LARGE for block in blocks)
-            ):
+            if blocks is not None and not _are_ids(blocks):
                 raise self._wrong(place, f"hash_ids of request {number + 1} is not a list of whole numbers")
             yield Turn(
                 session=session,
@@ -134,3 +131,10 @@ class _Reader:
 
     def _wrong(self, place: int, what: str) -> InputError:
         return InputError(f"{self._head.path}, {self._unit} {place}: {what}")
+
+
+def _are_ids(blocks: object) -> bool:
+    """Whether `blocks` is a list of whole numbers that can be ids. A session has hundreds of thousands."""
+    if not isinstance(blocks, list):
+        return False
+    return not blocks or (set(map(type, blocks)) == {int} and min(blocks) >= 0 and max(blocks) < _LARGE)

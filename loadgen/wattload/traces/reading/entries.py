@@ -32,7 +32,9 @@ def entries(head: Head, limit: int | None = None) -> Iterator[tuple[int, dict[st
 
 
 def _all(head: Head) -> Iterator[tuple[int, dict[str, Any]]]:
-    if head.kind == "jsonl":
+    if head.kind == "jsonl" and head.only_line is not None:
+        yield head.only_line, head.first
+    elif head.kind == "jsonl":
         yield from objects(head.path)
     elif head.kind == "document":
         yield 1, head.first

@@ -30,6 +30,8 @@ class Head:
     kind: str
     columns: tuple[str, ...]
     first: dict[str, Any]
+    # Of JSON lines: the line of the only object, where the file holds one that was read already.
+    only_line: int | None = None
 
     @property
     def shown(self) -> str:
@@ -84,6 +86,7 @@ def head_of(path: Path) -> Head:
         start = raw.read(_HEAD_BYTES)
         if len(start) == _HEAD_BYTES and b"\n" not in start:
             start += raw.readline(_LINE_BYTES)
+        whole = not raw.read(1)
     if not start.strip(b" \t\r\n"):
         raise InputError(f"{path} is empty")
     if start[:4] == b"PAR1":
@@ -98,7 +101,7 @@ def head_of(path: Path) -> Head:
     if begins == "[":
         return Head(path, "json", (), {})
     if begins == "{":
-        return _json_head(path, text)
+        return _json_head(path, text, whole=whole)
     try:
         reader = csv.reader(StringIO(text, newline=""))
         header = next(row for row in reader if row)
@@ -126,7 +129,8 @@ def _decoded(path: Path, start: bytes) -> str:
         raise InputError(f"{path}, line {line}: not UTF-8 text (byte 0x{start[error.start]:02x})") from error
 
 
-def _json_head(path: Path, text: str) -> Head:
+def _json_head(path: Path, text: str, *, whole: bool) -> Head:
+    """`whole`: `text` is all of the file."""
     lines = text.split("\n")
     number, line = next((i, line) for i, line in enumerate(lines, 1) if line.strip(" \t\r"))
     try:
@@ -135,7 +139,8 @@ def _json_head(path: Path, text: str) -> Head:
         if len(lines) > 1 and line.strip() == "{":
             return _document(path, number, error)
         raise InputError(f"{path}, line {number}: not JSON ({error})") from error
-    return Head(path, "jsonl", tuple(first), first)
+    alone = whole and not any(line.strip(" \t\r") for line in lines[number:])
+    return Head(path, "jsonl", tuple(first), first, number if alone else None)
 
 
 def _document(path: Path, line: int, why: Exception) -> Head:

@@ -8,8 +8,10 @@ them.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -111,36 +113,71 @@ def waited_for(turns: Sequence[Turn]) -> list[list[int]]:
 
     Those of its own agent come first, the latest of them before the others.
     """
-    last = {turn.agent: at for at, turn in enumerate(turns)}
+    ended = _Ended(turns)
     found: list[list[int]] = []
-    live: list[int] = []
-    children: list[list[int]] = [[] for _ in turns]
     for at, turn in enumerate(turns):
-        # What had ended, and had been gone on from by nobody of its own agent or of those above it.
-        live = [i for i in live if not _gone_on(turns, i, children[i], turn.start)]
-        ended = [i for i in live if turns[i].end <= turn.start]
-        waits: list[int] = []
-        for length in range(len(turn.agent), -1, -1):
-            scope = turn.agent[:length]
-            waits = [
-                i
-                for i in ended
-                if turns[i].agent == scope or (turns[i].agent[:length] == scope and i == last[turns[i].agent])
-            ]
-            if waits:
-                break
-        waits.sort(key=lambda i: (turns[i].agent != turn.agent, -turns[i].end))
-        for i in waits:
-            children[i].append(at)
+        ended.until(turn.start)
+        waits = ended.waited_by(turn.agent)
+        waits.sort(key=lambda i: (turns[i].agent != turn.agent, -turns[i].end, i))
+        ended.add(at, waits)
         found.append(waits)
-        live.append(at)
     return found
 
 
-def _gone_on(turns: Sequence[Turn], at: int, children: Sequence[int], when: float) -> bool:
-    """Whether a turn of the agent of turn `at`, or of one above it, waited for it and had ended by `when`."""
-    own = turns[at].agent
-    return any(turns[c].end <= when and own[: len(turns[c].agent)] == turns[c].agent for c in children)
+class _Ended:
+    """The turns of a session that have ended by a time which moves on, and that nobody has gone on from.
+
+    A turn has been gone on from when a turn of its own agent, or of one above it, that waited for it has
+    ended too. Both are told by their times alone: each turn is looked at a few times, however many are open.
+    """
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+        self._last = {turn.agent: at for at, turn in enumerate(turns)}
+        # Of each agent, and of the agents below it the last turns of each.
+        self._own: dict[Path, set[int]] = {}
+        self._below: dict[Path, set[int]] = {}
+        self._open: list[tuple[float, int]] = []
+        self._going: list[tuple[float, int]] = []
+        self._gone: set[int] = set()
+
+    def until(self, when: float) -> None:
+        """Moves the time on."""
+        while self._going and self._going[0][0] <= when:
+            at = heapq.heappop(self._going)[1]
+            self._gone.add(at)
+            for places in self._places(at):
+                places.discard(at)
+        while self._open and self._open[0][0] <= when:
+            at = heapq.heappop(self._open)[1]
+            if at not in self._gone:
+                for places in self._places(at):
+                    places.add(at)
+
+    def waited_by(self, agent: Path) -> list[int]:
+        """What a turn of `agent` that begins now waited for."""
+        for length in range(len(agent), -1, -1):
+            scope = agent[:length]
+            waits = [*self._own.get(scope, ()), *self._below.get(scope, ())]
+            if waits:
+                return waits
+        return []
+
+    def add(self, at: int, waits: Sequence[int]) -> None:
+        """Takes a turn that begins now, and what it waited for."""
+        turn = self._turns[at]
+        heapq.heappush(self._open, (turn.end, at))
+        for i in waits:
+            if self._turns[i].agent[: len(turn.agent)] == turn.agent:
+                heapq.heappush(self._going, (turn.end, i))
+
+    def _places(self, at: int) -> list[set[int]]:
+        agent = self._turns[at].agent
+        places = [self._own.setdefault(agent, set())]
+        if self._last[agent] == at:
+            above = (agent[:length] for length in range(len(agent)))
+            places += [self._below.setdefault(scope, set()) for scope in above]
+        return places
 
 
 def _blocks(turns: Sequence[Turn], session: I64, block_tokens: int) -> PrefixBlocks | None:
@@ -148,7 +185,8 @@ def _blocks(turns: Sequence[Turn], session: I64, block_tokens: int) -> PrefixBlo
     if not any(turn.blocks for turn in turns):
         return None
     lengths = np.array([len(turn.blocks or ()) for turn in turns], np.int64)
-    ids = np.concatenate([np.asarray(turn.blocks or (), np.int64) for turn in turns])
+    every = chain.from_iterable(turn.blocks or () for turn in turns)
+    ids = np.fromiter(every, np.int64, count=int(lengths.sum()))
     owner = np.repeat(session, lengths)
     most = np.zeros(int(session.max()) + 1, np.int64)
     np.maximum.at(most, owner, ids + 1)
