@@ -21,6 +21,9 @@ from wattload.rundir.requests import F64
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 # A series with no more points than these is told point by point in words, a longer one by its range.
 _TOLD = 16
+# Of a legend: how many characters an inch holds, and what a key before its name takes.
+_CHARACTERS_PER_INCH = 14.0
+_KEY_CHARACTERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,13 @@ def draw(name: str, *charts: Chart, height: float = 2.7, width: float = 7.6, dow
 
     `name` is unique on its page.
     """
-    with plotting(width=width, height=height) as figure:
+    panel_width = width if down else width / len(charts)
+    # A legend of many rows gets room of its own, or the plot under it would have none.
+    rows = max(_legend(chart, panel_width)[1] for chart in (charts if down else charts[:1]))
+    with plotting(width=width, height=height + 0.17 * max(0, rows - 2)) as figure:
         panels = figure.subplots(*((len(charts), 1) if down else (1, len(charts))), squeeze=False).ravel()
         for place, (axes, chart) in enumerate(zip(panels, charts, strict=True)):
-            _panel(axes, chart, legend=down or place == 0)
+            _panel(axes, chart, legend_columns=_legend(chart, panel_width)[0] if down or place == 0 else 0)
             if down:
                 axes.set_xlabel(chart.x.label if place == len(charts) - 1 else "")
                 axes.set_ylabel(chart.y.unit)
@@ -99,7 +105,17 @@ def _text(value: float, axis: Axis) -> str:
     return quantity(float(value), axis.unit, modelled=axis.simulated)
 
 
-def _panel(axes: Axes, chart: Chart, *, legend: bool) -> None:
+def _legend(chart: Chart, width: float) -> tuple[int, int]:
+    """Columns and rows of the legend over a plot `width` inches wide; 0 and 0 where it needs none."""
+    named = [series.label for series in chart.series if not series.labelled]
+    if len(named) < 2:
+        return 0, 0
+    wide = max(map(len, named)) + _KEY_CHARACTERS
+    columns = min(len(named), 6, max(1, int(width * _CHARACTERS_PER_INCH / wide)))
+    return columns, -(-len(named) // columns)
+
+
+def _panel(axes: Axes, chart: Chart, *, legend_columns: int) -> None:
     for left, right, name in chart.shades:
         if name != "measured":
             axes.axvspan(left, right, color="#eef0f3", zorder=-2, linewidth=0)
@@ -138,9 +154,8 @@ def _panel(axes: Axes, chart: Chart, *, legend: bool) -> None:
     if not chart.series:
         axes.text(0.5, 0.5, "none measured", transform=axes.transAxes, ha="center", color=GREY)
         axes.set_xticks([])
-    named = [series.label for series in chart.series if not series.labelled]
-    if legend and len(named) > 1:
-        legend_above(axes, columns=6 if len("".join(named)) < 60 else 2)
+    if legend_columns:
+        legend_above(axes, columns=legend_columns)
 
 
 def _draw(axes: Axes, series: Series, chart: Chart, marker: str) -> None:

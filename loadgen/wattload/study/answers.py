@@ -51,6 +51,7 @@ def compared(
     for saving in savings:
         groups.setdefault((saving.workload, saving.arm, saving.against), []).append(saving)
     sentences = []
+    absent: dict[str, list[str]] = {}
     for (workload, arm, against), group in groups.items():
         where = results.study.workloads[workload].label
         named = (
@@ -58,7 +59,7 @@ def compared(
         )
         known = [(saving.level, saving.effect) for saving in group if saving.effect is not None]
         if not known:
-            sentences.append(f"{where}, {named}: there is no figure of both.")
+            absent.setdefault(workload, []).append(named)
             continue
         parts = [
             f"{_change(effect.ratio)}{_spread(effect.low, effect.high)} at {level.text}"
@@ -66,6 +67,12 @@ def compared(
         ]
         beside = f" than {against}" if by_rate else ""
         sentences.append(f"{where}, {named}: {title} is {_listed(parts)}{beside}.")
+    for workload, named_pairs in absent.items():
+        where = results.study.workloads[workload].label
+        if any(row.facts.workload == workload for row in results.rows):
+            sentences.append(f"{where}: there is no figure of both of {_listed(named_pairs)}.")
+        else:
+            sentences.append(f"{where}: no cell is made yet.")
     sure = [s.effect for s in savings if s.effect is not None and s.effect.significant]
     judged = [s.effect for s in savings if s.effect is not None and s.effect.p_adjusted is not None]
     if judged:

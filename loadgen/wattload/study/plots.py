@@ -89,8 +89,8 @@ def savings(results: Results, workload: Workload, found: Sequence[Saving], name:
                 width=0.9,
             )
         )
-    # An arm that costs many times as much must not flatten the others.
-    low = min(float(np.nanmin(each.y)) for each in series)
+    # An arm that costs many times as much, or may, must not flatten the others.
+    low = min(float(np.nanmin([each.y, each.y if each.low is None else each.low])) for each in series)
     base = results.study.arms[results.study.baseline].label
     y = Axis(f"saving against {base}", "%", low=-300.0 if low < -300 else None)
     chart = Chart(

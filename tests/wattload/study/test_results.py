@@ -177,7 +177,7 @@ def test_a_study_of_which_nothing_is_made_has_a_page_too(tmp_path: Path) -> None
     study = study_of(tmp_path, TEXT)
     data = write_results(Results.of(study, tmp_path), tmp_path, "0 of 12 cells are made")
     assert data["points"] == []
-    assert "there is no figure of both" in (tmp_path / "study.html").read_text()
+    assert "no cell is made yet" in (tmp_path / "study.html").read_text()
 
 
 def test_one_repeat_is_compared_request_by_request_and_that_is_kept(tmp_path: Path) -> None:
