@@ -24,18 +24,48 @@ def production_load(monkeypatch: pytest.MonkeyPatch) -> Any:
     return production_load
 
 
-@pytest.mark.parametrize(("file", "blocks"), [("production_load-4.json", 3), ("production_load-5.json", 5)])
+@pytest.mark.parametrize(
+    ("file", "blocks", "kinds"),
+    [
+        ("production_load-4.json", 3, ("closed:64", "closed:256", "closed:512")),
+        ("production_load-5.json", 5, ("closed:64", "closed:256", "closed:512")),
+        ("production_load-6.json", 5, ("closed:8", "poisson:16")),
+    ],
+)
 def test_metered_against_plain_with_several_api_processes(
-    production_load: Any, file: str, blocks: int
+    production_load: Any, file: str, blocks: int, kinds: tuple[str, ...]
 ) -> None:
     windows = json.loads((H100 / file).read_text())["windows"]
-    for kind in ("closed:64", "closed:256", "closed:512"):
+    for kind in kinds:
         for figure in ("tokens_per_second", "tpot_p50_seconds", "joules_per_token"):
             row = production_load.mean_change(windows, kind, figure, None)
             low, high = (100 * bound for bound in row["ci95"])
             quoted = f"{100 * row['change']:+.1f} % [{low:+.1f}, {high:+.1f}]"
             assert row["blocks"] == blocks
             assert quoted in SECTION, f"{kind} {figure}: {quoted}"
+
+
+@pytest.mark.parametrize(
+    ("file", "column"),
+    [("data-parallel-2", 1), ("data-parallel-2-shared", 2), ("tensor-parallel-2", 3)],
+)
+def test_two_gpus_against_their_own_counters(file: str, column: int) -> None:
+    section = PAGE.split("### Two H100s, data parallel")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    quoted = {row[0]: row[column] for row in rows}
+    data = json.loads((H100 / "parallel" / f"{file}.json").read_text())
+    figures, counters = data["figures"], data["figures"]["counter_joules"]
+    assert not [check for check in data["checks"] if check["name"] == "tokens exact" and not check["ok"]]
+    assert quoted["requests, tokens exact"] == f"{figures['requests']} of {figures['requests']}"
+    assert quoted["requests of each engine"] == ", ".join(map(str, figures["requests_of_each_engine"]))
+    assert quoted["steps, lost"] == f"{figures['steps']:,}, 0"
+    joules = {device["id"]: device["joules"] for device in data["energy"]["devices"]}
+    each = [100 * (joules[name] / counters[name] - 1) for name in joules]
+    total = 100 * (sum(joules.values()) / sum(counters.values()) - 1)
+    assert max(map(abs, [*each, total])) < 0.1
+    assert quoted["each GPU against its own counter"] == ", ".join(f"{change:+.3f}" for change in each) + " %"
+    assert quoted["the total against the sum of both counters"] == f"{total:+.3f} %"
 
 
 def test_a_mixture_of_experts_by_the_servers_own_answers() -> None:
