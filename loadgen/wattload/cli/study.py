@@ -70,6 +70,7 @@ def study(  # noqa: PLR0917 - options of a command
     name = f"study-{wanted.name}{'-simulated' if wanted.simulated else ''}"
     folder = StudyDir(out or Path("runs") / name)
     if dry_run:
+        folder.check_same(wanted)
         _print_plan(wanted, folder, json_output=json_output)
         return
     folder.begin(wanted)

@@ -33,6 +33,8 @@ from wattmeter.whole_file import write_atomically
 STUDY_SCHEMA = "wattload.study/1"
 CELL_SCHEMA = "wattload.cell/1"
 CELL_FILE = "cell.json"
+# What of a study has names, and may be added to and taken from its file between two calls.
+_NAMED = ("arms", "workloads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +98,39 @@ class StudyDir:
 
     def begin(self, study: Study) -> None:
         """Makes the directory, or sees that it is of this study. Raises InputError naming what differs."""
-        kept = self.kept_path
+        before = self.check_same(study)
+        values = {"schema": STUDY_SCHEMA, **study.as_dict()}
+        for kind in _NAMED:
+            # What is in the file no more has cells here still, and may come back only as it was.
+            values[kind] = {**before.get(kind, {}), **values[kind]}
         try:
             self.servers.mkdir(parents=True, exist_ok=True)
-            if kept.exists():
-                self._check_same(study, read_json(kept))
-            values = {"schema": STUDY_SCHEMA, **study.as_dict()}
-            write_atomically(kept, json.dumps(values, indent=1, sort_keys=True))
+            write_atomically(self.kept_path, json.dumps(values, indent=1, sort_keys=True))
             write_atomically(self.file_path, study.text)
         except OSError as error:
             raise InputError("out", f"{self.path}: cannot hold a study: {error.strerror}") from error
 
-    def _check_same(self, study: Study, before: dict[str, Any]) -> None:
+    def check_same(self, study: Study) -> dict[str, Any]:
+        """What the directory keeps of its study, empty where it has none yet.
+
+        Raises InputError naming what of `study` differs.
+        """
+        if not self.kept_path.exists():
+            return {}
+        before: dict[str, Any] = read_json(self.kept_path)
         now = study.as_dict()
         changed = [
             name
             for name in ("name", "simulated", "seed", "run", "environment")
             if before.get(name) != now[name]
         ]
-        for kind in ("arms", "workloads"):
+        for kind in _NAMED:
             both = before.get(kind, {}).keys() & now[kind].keys()
             changed += sorted(
                 f"{kind[:-1]} {name!r}" for name in both if before[kind][name] != now[kind][name]
             )
         refuse_changed(self.path, "a study", changed)
+        return before
 
     @contextmanager
     def locked(self) -> Iterator[None]:

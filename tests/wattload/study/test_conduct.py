@@ -95,6 +95,22 @@ def test_a_study_with_more_repeats_goes_on_with_those(tmp_path: Path, load: Fake
         Made(tmp_path, study_text(tight='title = "x"').replace('"4s"', '"5s"')).make()
 
 
+def test_an_arm_that_left_the_file_comes_back_only_as_it_was(tmp_path: Path, load: FakeLoad) -> None:
+    """Its cells are still there: under another command they would be taken for that one's."""
+    made = Made(tmp_path)
+    made.make()
+    renamed = study_text().replace('name = "tight"', 'name = "tighter"')
+    Made(tmp_path, renamed).make()
+    assert len(load.made) == 12
+    other = study_text(tight='title = "x"')
+    with pytest.raises(InputError, match="holds a study with another arm 'tight'; name another"):
+        Made(tmp_path, other).make()
+    with pytest.raises(InputError, match="another arm 'tight'"):
+        made.dir.check_same(study_of(tmp_path, other))
+    Made(tmp_path).make()
+    assert len(load.made) == 12
+
+
 def test_an_interrupted_cell_is_set_aside_and_made_again(tmp_path: Path, load: FakeLoad) -> None:
     made = Made(tmp_path)
 
