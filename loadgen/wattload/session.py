@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +58,10 @@ class Execution:
     failures: list[str]
 
 
+# Measured with two cores: 1,000 MiB are enough, 800 are not.
+LEAST_ADDRESS_SPACE_BYTES = 1 << 30
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """All that is known before the first request: nothing after this fails for what the user asked."""
@@ -91,8 +96,21 @@ def execute(config: RunConfig, *, quiet: bool = False) -> Execution:
     return Execution(prepared.directory, result, failures)
 
 
+def check_address_space() -> None:
+    """Raises InputError where the libraries of the analysis could not be loaded after the load: one of them
+    waits for memory for ever.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE_BYTES:
+        raise InputError(
+            f"the address space of this process is limited to {limit >> 20:,} MiB (`ulimit -v`), and the"
+            f" analysis needs {LEAST_ADDRESS_SPACE_BYTES >> 20:,} MiB: raise the limit"
+        )
+
+
 def prepare(config: RunConfig) -> Prepared:
     """Checks the options and the endpoint, and plans what is sent. Raises InputError."""
+    check_address_space()
     _check_expressions(config)
     check_export(config.export)
     endpoint = config.endpoint.endpoint()

@@ -54,6 +54,11 @@ class Fault(StrEnum):
         "The source of energy gave no new counter value in the window.",
         True,
     )
+    LATE_COUNTER = (
+        "late_counter",
+        "An energy counter began to rise long after the load began: it is late, or others used its devices.",
+        True,
+    )
     NO_PERMISSION = "no_permission", "The meter is not allowed to read a device.", True
     NOT_SUPPORTED = "not_supported", "A device does not report its energy.", True
     DRIVER_NOT_LOADED = "driver_not_loaded", "The driver of a device is not loaded.", True

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from wattload.analysis.host_energy import host_energy
+from wattload.analysis.late_counter import late_seconds
 from wattload.analysis.received import Received, received_until, tokens_by_request
 from wattload.analysis.statistics import (
     LEAST_VALUES,
@@ -61,6 +62,12 @@ def energy_section(run: RunData, tokens: Received | None) -> EnergyResult:
         result.absent["energy.total_joules"] = "the measurement window is empty"
         return result
     measured = window_joules(capture, start, end, run.series, run.split)
+    late = None
+    if run.series is not None and answered(capture) is None and not (run.split and run.split.num_rows):
+        late = late_seconds(run.series, run.requests, run.offset_seconds)
+    if late is not None:
+        measured.flags.add(Fault.LATE_COUNTER)
+        result.reasons.append(f"the counters' power rose {late:.0f} s after the first token of the load")
     result.reasons += judge(measured, capture, run.series, start, end)
     info = result.info
     info.flags = sorted(measured.flags)

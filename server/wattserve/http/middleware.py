@@ -218,7 +218,7 @@ class _Responder:
         self.injecting: str | None = None  # "json" or "sse" once the headers said so
         self.streaming = False  # "sse", and no part of a line waits in `tail`
         self.start: Message | None = None  # a JSON response's start waits for its length
-        self.body = b""
+        self.body: list[bytes] = []
         self.tail = b""
         self.output_tokens: int | None = None
         self.prompt_tokens: int | None = None
@@ -311,7 +311,7 @@ class _Responder:
                 await self.send({**message, "body": body})
                 return
             if self.injecting == "json":
-                self.body += message.get("body", b"")
+                self.body.append(message.get("body", b""))
                 if more:
                     return
                 await self._send_json()
@@ -348,7 +348,7 @@ class _Responder:
         return "json" if kind.startswith(b"application/json") else None
 
     async def _send_json(self) -> None:
-        body = await self._with_energy(self.body, stream=False)
+        body = await self._with_energy(b"".join(self.body), stream=False)
         assert self.start is not None
         headers = [pair for pair in self.start.get("headers", ()) if pair[0].lower() != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))

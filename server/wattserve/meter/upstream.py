@@ -108,9 +108,9 @@ class Upstream:
     async def request(
         self, method: bytes, target: bytes, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> Response:
-        """Sends a request and waits for the head of its response. `body` is sent in chunks where it is an
-        iterator. Where a kept connection ends before a byte has come, a request that changes nothing is sent
-        once more on a new one. Raises UpstreamError.
+        """Sends a request and waits for the head of its response. A `body` that is an iterator is sent as it
+        comes, in chunks where the headers do not say its length. Where a kept connection ends before a byte
+        has come, a request that changes nothing is sent once more on a new one. Raises UpstreamError.
         """
         whole = isinstance(body, bytes)
         while True:
@@ -187,6 +187,7 @@ class _Connection(asyncio.Protocol):
         self._done = False
         self._until_end = False
         self._keep = False
+        self._cut_short = False
         self._read_ns = 0
         self._ended: str | None = None
         self.untouched = True
@@ -248,6 +249,7 @@ class _Connection(asyncio.Protocol):
         self._until_end = not bodiless and not lengths & {b"content-length", b"transfer-encoding"}
         self._keep = self._parser.should_keep_alive() and not self._until_end
         self._head_done = True
+        self._writable.set()  # a body that it no longer reads is not waited for
         if self._headless:
             self._done, self._keep = True, False
 
@@ -282,19 +284,25 @@ class _Connection(asyncio.Protocol):
         response = self._response = Response(self)
         self._parser = httptools.HttpResponseParser(self)
         self._headless = method == b"HEAD"
-        self._head_done = self._done = self._until_end = self._keep = False
+        self._head_done = self._done = self._until_end = self._keep = self._cut_short = False
         self.untouched = True
         lines = [b"%s %s HTTP/1.1\r\n" % (method, target)]
         lines += [b"%s: %s\r\n" % pair for pair in headers]
         if isinstance(body, bytes):
             transport.write(b"".join([*lines, b"\r\n", body]))
         else:
-            transport.write(b"".join([*lines, b"transfer-encoding: chunked\r\n\r\n"]))
+            chunked = all(name.lower() != b"content-length" for name, _ in headers)
+            lines += [b"transfer-encoding: chunked\r\n"] if chunked else []
+            transport.write(b"".join([*lines, b"\r\n"]))
             async for part in body:
-                if part and self._ended is None:
-                    transport.write(b"%x\r\n%s\r\n" % (len(part), part))
+                if self._head_done or self._ended is not None:
+                    break
+                if part:
+                    transport.write(b"%x\r\n%s\r\n" % (len(part), part) if chunked else part)
                     await self._writable.wait()
-            if self._ended is None:
+            if self._head_done:
+                self._cut_short = True  # it answered before it had all: what was not sent cannot follow
+            elif chunked and self._ended is None:
                 transport.write(b"0\r\n\r\n")
         while not self._head_done:
             await self._news()
@@ -315,7 +323,7 @@ class _Connection(asyncio.Protocol):
 
     def release(self) -> None:
         self._response = None
-        if self._done and self._keep and not self._parts and self.usable:
+        if self._done and self._keep and not self._cut_short and not self._parts and self.usable:
             self._owner.give_back(self)
         else:
             self.abort()

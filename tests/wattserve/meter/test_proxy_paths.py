@@ -3,9 +3,10 @@ connection alone, and reasons where there is no answer."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,6 +15,7 @@ from sim_server import serving
 from wattmeter.meters.modelled import ModelledMeter
 from wattserve.meter.app import MeterApp
 from wattserve.meter.engines import Node
+from wattserve.meter.proxy import MOST_WHOLE_BYTES
 from wattserve.meter_spec import MeterSpec
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -28,7 +30,10 @@ class Upstream:
         self.lines: list[bytes] = []
         self.headers: list[dict[bytes, bytes]] = []
         self.bodies: list[bytes] = []
+        self.on_part: Callable[[int], object] = lambda count: None
+        self.at_once: bytes | None = None
         self._answers = answers
+        self.over = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -48,7 +53,14 @@ class Upstream:
                 while (header := reader.readline().strip()) != b"":
                     name, _, value = header.partition(b":")
                     headers[name.lower()] = value.strip()
-                body = reader.read(int(headers.get(b"content-length", 0)))
+                if self.at_once is not None and b"content-length" in headers:
+                    line.sendall(self.at_once)
+                    self.over.wait(60)
+                    return
+                body, left = b"", int(headers.get(b"content-length", 0))
+                while left and (part := reader.read(min(left, 1 << 20))):
+                    body, left = body + part, left - len(part)
+                    self.on_part(len(body))
                 if headers.get(b"user-agent") == b"wattserve-meter":
                     line.sendall(OK)  # the proxy's own question for the model's name
                     continue
@@ -61,6 +73,7 @@ class Upstream:
                 line.sendall(answer)
 
     def close(self) -> None:
+        self.over.set()
         self._socket.close()
 
 
@@ -170,3 +183,45 @@ def test_a_second_response_to_one_request_reaches_nobody() -> None:
         assert ask(address, b"GET /one").endswith(b"\r\n\r\nok")
         assert ask(address, b"GET /two").endswith(b"\r\n\r\nok")
         assert upstream.lines == [b"GET /one HTTP/1.1", b"GET /two HTTP/1.1"]
+
+
+@pytest.mark.parametrize("length", [MOST_WHOLE_BYTES - 1, MOST_WHOLE_BYTES + 1, 3 * MOST_WHOLE_BYTES])
+def test_a_body_of_any_length_goes_as_it_came(length: int) -> None:
+    body = bytes(range(256)) * (length // 256) + b"x" * (length % 256)
+    with between([]) as (upstream, address):
+        assert ask(address, b"POST /v1/completions", body).endswith(b"ok")
+        assert ask(address, b"POST /v1/completions", body).endswith(b"ok")
+        assert upstream.bodies == [body] * 2
+        assert "transfer-encoding" not in str(upstream.headers)
+
+
+def test_a_long_body_is_passed_on_while_it_comes() -> None:
+    """100 MB were held and joined before the first byte went on, and nobody else was served meanwhile."""
+    seen = threading.Event()
+    with between([]) as (upstream, address), socket.create_connection(address, timeout=60) as line:
+        upstream.on_part = lambda count: seen.set() if count > MOST_WHOLE_BYTES else None
+        line.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 40000000\r\n\r\n")
+        line.sendall(b"x" * 20_000_000)
+        assert seen.wait(60)
+        line.sendall(b"x" * 20_000_000)
+        assert b"".join(iter(lambda: line.recv(65536), b"")).endswith(b"ok")
+
+
+def test_an_answer_before_the_bodys_end_reaches_the_client() -> None:
+    """An upstream that refuses a long body may read none of it: the proxy waited to send the rest."""
+    refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
+    with between([]) as (upstream, address), socket.create_connection(address, timeout=60) as line:
+        upstream.at_once = refusal
+        line.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90000000\r\n\r\n" + b"x" * 100_000)
+        said = b""
+        sending = threading.Thread(target=_send_on, args=(line,), daemon=True)
+        sending.start()
+        while not said.endswith(b"no"):
+            said += line.recv(65536)
+        assert said.startswith(b"HTTP/1.1 413 ")
+
+
+def _send_on(line: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(800):
+            line.sendall(b"x" * 100_000)
