@@ -306,3 +306,11 @@ def test_without_idle_power_a_share_is_that_of_all_joules() -> None:
     view = DeviceView(Device("d", "d", "nvml", None), timeline.view())
     both = SettledSecond(0, 2 * SECOND, 400.0, 0.0, None, 0.0, 400.0, 0.0, {}, frozenset())
     assert share_inside(both, 0, SECOND, [view])[1] == pytest.approx(0.375, rel=1e-9)
+
+
+def test_a_settled_stretch_is_not_always_a_second_long() -> None:
+    """Half of a stretch of half a second has half of its idle energy, not a quarter's or twice of it."""
+    stretch = replace(second(2), end_ns=2 * SECOND + SECOND // 2, joules=50.0, idle_joules=20.0)
+    view = window(2.0, 2.25, [stretch])
+    assert window_energy(0.0, 0.25, view).idle_joules == pytest.approx(10.0)
+    assert settled_joules(view)["idle"] == pytest.approx(10.0)
