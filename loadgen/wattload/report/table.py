@@ -95,7 +95,8 @@ def _conditions(run: RunJson) -> str:
 
 def _figures(run: RunJson) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("Load", header_style="bold", no_wrap=True)
+    # What has no room for its figures is folded, and no figure is cut.
+    table.add_column("Load", header_style="bold")
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
     for path in ("load.target_rps", "load.planned_rps", "load.achieved_rps"):

@@ -56,6 +56,17 @@ def test_no_line_is_cut_or_wider_than_the_terminal(tmp_path: Path, width: int) -
     assert max(len(line) for line in text.splitlines()) <= width
 
 
+def test_long_titles_make_room_for_wide_figures(tmp_path: Path) -> None:
+    run = made(tmp_path / "r", turns=4, rate=60.0, decode_token_joules=2.2)
+    assert run.sessions is not None
+    each = run.sessions.per_session
+    assert each is not None
+    assert each.energy_joules is not None
+    text = printed(run)
+    assert "…" not in text
+    assert interval(each.energy_joules.ci95, "J", each.energy_joules.mean) in text
+
+
 def test_simulated_joules_have_a_banner(tmp_path: Path) -> None:
     lines = printed(made(tmp_path / "r", source="modelled")).splitlines()
     assert "SIMULATED" in lines[1]
