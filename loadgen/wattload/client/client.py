@@ -307,9 +307,10 @@ class Call:
         else:
             try:
                 self._last_event()
-            except (SseError, EventError):
+            except (SseError, EventError) as error:
                 if self.finish is None or self.usage is None:
-                    self._fail(Outcome.MALFORMED_RESPONSE, "the stream ended in the middle of an event")
+                    why = f"the stream ended in the middle of an event ({error})"
+                    self._fail(Outcome.MALFORMED_RESPONSE, why)
                     return
             except ServerError as error:
                 self._fail(Outcome.SERVER_ERROR, str(error))

@@ -126,7 +126,7 @@ def read_event(
     text = payload.strip()
     if not text:
         return _NOTHING
-    if text.strip(b'"') == DONE:
+    if text.strip(b'"').upper() == DONE:
         return StreamEvent(done=True)
     try:
         body = json.loads(text)

@@ -105,6 +105,9 @@ def format_of(head: Head, options: ReadOptions) -> Format:
             f"{head.path}, line 1: a JSON object over several lines, and neither spans nor a session (it has"
             f" {head.shown}); one object a line is needed"
         )
+    separator = _separator(head)
+    if separator is not None:
+        raise InputError(f"{head.path}, line 1: {separator} stand between the columns; commas are needed")
     near = max(FORMATS, key=lambda reader: len(set(reader.required) & set(head.columns)))
     missing = [name for name in near.required if name not in head.columns]
     if len(missing) < len(near.required):
@@ -116,3 +119,12 @@ def format_of(head: Head, options: ReadOptions) -> Format:
         f"{head.path}, line 1: no known trace begins with {head.shown} (known: "
         f"{', '.join(reader.name for reader in FORMATS)}); `column_map` names the columns of any other"
     )
+
+
+def _separator(head: Head) -> str | None:
+    """What parts the columns of a table that has no commas; None for another file."""
+    if head.kind != "csv" or len(head.columns) != 1:
+        return None
+    name = head.columns[0]
+    known = {"\t": "tabs", ";": "semicolons", "|": "bars"}
+    return next((said for mark, said in known.items() if name.count(mark) > 1), None)

@@ -119,6 +119,19 @@ def test_the_counts_may_be_what_lacks_its_blank_line() -> None:
     assert (record.outcome, record.output_tokens) == (Outcome.COMPLETED, 3)
 
 
+@pytest.mark.parametrize("last", [b"[done]", b'"[Done]"', b"[DONE] "])
+def test_the_end_may_be_written_otherwise(last: bytes) -> None:
+    record = ask(stream(TOKENS, end=COUNTED + b"data: " + last + b"\n\n"))
+    assert (record.outcome, record.output_tokens) == (Outcome.COMPLETED, 3), record.error
+
+
+@pytest.mark.parametrize("rest", [b"<html><body>502 Bad Gateway</body></html>", b'data: {"choices":[{"te'])
+def test_what_a_stream_ends_with_is_quoted(rest: bytes) -> None:
+    record = ask(stream(token(), end=rest))
+    assert record.outcome is Outcome.MALFORMED_RESPONSE
+    assert rest.removeprefix(b"data: ").decode()[:20] in (record.error or "")
+
+
 @pytest.mark.parametrize("cut", [COUNTED[:30], token()[:20], b"data: {", b"da"])
 def test_a_response_cut_off_before_its_counts_is_not_whole(cut: bytes) -> None:
     record = ask(stream(TOKENS, end=cut))

@@ -203,6 +203,38 @@ def test_one_session_is_the_same_however_its_file_is_written(
         assert trace.prompt_tokens.tolist() == whole.prompt_tokens.tolist()[:2]
 
 
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [
+        (5, "requests is not a list"),
+        ({"t": 0}, "requests is not a list"),
+        ("x", "requests is not a list"),
+        ([5], "request 1 is not an object"),
+        ([{"t": "a"}, {"t": 1.0}], "t 'a' is not a number of seconds"),
+        ([{"t": None}], "t None is not a number of seconds"),
+        ([{"t": [1]}], r"t \[1\] is not a number of seconds"),
+        ([{"type": "n"}], "t None is not a number of seconds"),
+    ],
+)
+def test_requests_of_a_sub_agent_that_are_none(tmp_path: Path, inner: object, said: str) -> None:
+    path = written(tmp_path, session(request(0.0), SUBAGENT | {"requests": inner}, request(9.0)))
+    with pytest.raises(InputError, match=f"line 1: {said}"):
+        traces.load(path)
+
+
+@pytest.mark.parametrize("asked", [5, 1.5, True, "tool_result", {"tool_result": 1}])
+def test_kinds_of_input_that_are_no_list(tmp_path: Path, asked: object) -> None:
+    path = written(tmp_path, session(request(0.0), request(3.0) | {"input_types": asked}))
+    with pytest.raises(InputError, match="line 1: input_types of request 2 is not a list"):
+        traces.load(path)
+
+
+@pytest.mark.parametrize("asked", [None, []])
+def test_kinds_of_input_that_are_not_told(tmp_path: Path, asked: object) -> None:
+    talk = session(request(0.0, stop="tool_use"), request(3.0) | {"input_types": asked})
+    assert traces.load(written(tmp_path, talk)).tool.tolist() == [False, True]
+
+
 @pytest.mark.parametrize("blocks", [[1, True], [1, -1], [1.0], ["1"], "12", [1 << 40], [None], 5, [[1]]])
 def test_ids_of_blocks_that_are_none(tmp_path: Path, blocks: object) -> None:
     path = written(tmp_path, session(request(0.0), request(3.0) | {"hash_ids": blocks}))
@@ -466,6 +498,11 @@ WRONG: list[tuple[str, object, str]] = [
     ("no spans", export(), "holds no span of a request"),
     ("spans of no requests", export(span("a", 0, 1, op="chat")), "requests without token counts: 1"),
     ("a span without a time", export({"traceId": "1", "spanId": "2"}), "'startTimeUnixNano' is missing"),
+    (
+        "a time without end",
+        export(span("a", 0, 1, op="chat") | {"startTimeUnixNano": float("inf")}),
+        "line 1: no spans of OTLP JSON",
+    ),
     ("spans that are no list", {"resourceSpans": 3}, "line 1: no spans of OTLP JSON"),
     ("no answer", call(0, event("user_message", 1)), "no line has timing_events"),
     ("a time that is none", call(0, {"event_type": "text", "timestamp": "x"}), "line 1: timestamp 'x'"),

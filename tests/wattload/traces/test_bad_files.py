@@ -85,6 +85,14 @@ def refused(
             "line 1: 2 columns are named prompt_t",
         ),
         (PLAIN + "0,1,1\n\n\n1,-1,1\n", "line 5: prompt_tokens -1"),
+        (PLAIN.replace(",", "\t") + "0\t1\t1\n", "line 1: tabs stand between the columns; commas are needed"),
+        (PLAIN.replace(",", ";") + "0;1;1\n", "line 1: semicolons stand between"),
+        (PLAIN.replace(",", "|") + "0|1|1\n", "line 1: bars stand between"),
+        (PLAIN.replace(",", " , ") + "0, 1, x\n", "line 2: output_tokens ' x' is not a whole"),
+        (
+            "seconds,prompt_tokens,output_tokens, prompt_tokens\n0,1,1,9\n",
+            "line 1: 2 columns are named prompt_t",
+        ),
         (b"\xff\xfe" + PLAIN.encode("utf-16-le"), "UTF-16"),
         (PLAIN.encode() + b"0,1,1\n1,\x00,1\n", "line 3: holds a NUL byte"),
         (b"seconds,prompt_tokens,output_tokens,tag\n0,1,1,caf\xe9\n", "line 2: not UTF-8"),
@@ -164,6 +172,15 @@ def test_sort_keep_and_drop_accept_what_is_otherwise_refused(tmp_path: Path) -> 
     assert any("1 of 3 rows" in note for note in trace.notes)
     assert trace.lines is not None
     assert trace.lines(1) == "line 2"
+
+
+@pytest.mark.parametrize("header", [PLAIN, PLAIN.replace(",", ", "), " " + PLAIN.replace(",", " ,\t")])
+def test_names_of_columns_may_stand_between_blanks(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(header + "0, 7, 1\n1.5, 8, 2\n")
+    trace = traces.load(path)
+    assert (trace.format, trace.prompt_tokens.tolist()) == ("plain", [7, 8])
+    assert trace.seconds.tolist() == [0.0, 1.5]
 
 
 def test_times_that_a_coarse_clock_explains_are_kept_and_copies_are_not(tmp_path: Path) -> None:

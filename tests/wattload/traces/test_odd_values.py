@@ -79,9 +79,10 @@ def test_blocks_in_parquet_may_have_any_name(kind: Any, large: bool, tmp_path: P
     assert shape([list(trace.prefix[i]) for i in range(2)]) == shape(ids)
 
 
-@pytest.mark.parametrize("ids", [[1.5], [True], [None], "a", None, [[1]], [{"a": 1}]])
-def test_what_is_no_name_of_a_block_is_refused_with_its_line(ids: Any, tmp_path: Path) -> None:
-    path = mooncake(tmp_path / "m.jsonl", [[BIG]])
+@pytest.mark.parametrize("ids", [[1.5], [True], [None], [5, None], "a", None, [[1]], [{"a": 1}]])
+@pytest.mark.parametrize("first", [BIG, 7], ids=["line by line", "by Arrow"])
+def test_what_is_no_name_of_a_block_is_refused_with_its_line(ids: Any, first: int, tmp_path: Path) -> None:
+    path = mooncake(tmp_path / "m.jsonl", [[first]])
     row = {"timestamp": 9000, "input_length": 512, "output_length": 5, "hash_ids": ids}
     path.write_text(path.read_text() + json.dumps(row) + "\n")
     with pytest.raises(InputError, match="line 2: hash_ids"):

@@ -108,6 +108,13 @@ def test_rows_without_text_are_passed_over_and_counted(tmp_path: Path) -> None:
         traces.load(jsonl(tmp_path / "e.jsonl", rows[1:4]))
 
 
+@pytest.mark.parametrize("tokens", [10**9, 2**63, 10**30])
+def test_an_output_longer_than_any_is_refused_with_its_line(tmp_path: Path, tokens: int) -> None:
+    rows = [{"prompt": "a", "output_tokens": 3}, {"prompt": "b", "output_tokens": tokens}]
+    with pytest.raises(InputError, match=r"line 2: output_tokens .* is longer than any model's context"):
+        traces.load(jsonl(tmp_path / "c.jsonl", rows))
+
+
 def test_a_large_data_set_is_read_in_part(tmp_path: Path) -> None:
     rows = [{"prompt": str(i), "output_tokens": 3} for i in range(50)]
     assert len(traces.load(jsonl(tmp_path / "c.jsonl", rows), ReadOptions(text_rows=7))) == 7

@@ -93,7 +93,7 @@ class SseParser:
         line = b"".join(self._pieces)
         self._pieces, self._held = [], 0
         if line and b":" not in line:
-            raise SseError("the stream ended in the middle of a line")
+            raise SseError(f"in the middle of a line: {line[:80]!r}")
         if line:
             self._take(line, events)
         self._take(b"", events)

@@ -100,7 +100,7 @@ def _spans(head: Head, place: int, entry: Mapping[str, Any]) -> Iterator[_Span]:
                         attributes={a["key"]: _value(a["value"]) for a in span.get("attributes", ())},
                         place=place,
                     )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{where}: no spans of OTLP JSON: {missing}") from error
 

@@ -11,7 +11,7 @@ from wattload.traces.options import ReadOptions
 from wattload.traces.reading.entries import ESTIMATED, entries, place_name, tokens_estimated
 from wattload.traces.reading.files import Head
 from wattload.traces.reading.json_lines import whole_characters
-from wattload.traces.reading.raw import RawTrace
+from wattload.traces.reading.raw import LARGEST, RawTrace
 
 # The column of the question, then those in which its answer may stand; the first pair that is there is read.
 _PAIRS = (
@@ -93,7 +93,7 @@ def _text(entry: dict[str, Any], question: str) -> str:
 def _length(entry: dict[str, Any], count: str | None, answer: str | None, default: int | None) -> int | None:
     counted = entry.get(count) if count is not None else None
     if isinstance(counted, int) and not isinstance(counted, bool) and counted > 0:
-        return counted
+        return min(counted, LARGEST)
     said = entry.get(answer) if answer is not None else None
     if isinstance(said, str) and said.strip():
         return tokens_estimated(said)

@@ -101,10 +101,11 @@ class _Reader:
                 raise self._wrong(place, f"request {number + 1} is not an object")
             start = base + self._number(request, "t", place)
             if request.get("type") == "subagent":
-                inner = request.get("requests") or []
-                first = min((r["t"] for r in inner if isinstance(r, dict) and "t" in r), default=0.0)
+                inner = request.get("requests")
+                inner = [] if inner is None else inner
                 # Some recorders count a sub-agent's times from its own beginning, others from the session's.
-                inside = start if isinstance(first, int | float) and base + first < start else base
+                first = min(self._moments(inner, place), default=0.0)
+                inside = start if base + first < start else base
                 yield from self.turns(place, inner, (*agent, f"{number}"), session, inside)
                 continue
             if request.get("type") not in _ASKED:
@@ -112,6 +113,8 @@ class _Reader:
             took = request.get("api_time")
             self.without_end += took is None
             asked = request.get("input_types")
+            if not isinstance(asked, list | None):
+                raise self._wrong(place, f"input_types of request {number + 1} is not a list")
             from_tool = "tool_result" in asked if asked else stop == "tool_use"
             stop = request.get("stop")
             blocks = request.get("hash_ids")
@@ -128,6 +131,12 @@ class _Reader:
                 place=place,
                 blocks=blocks,
             )
+
+    def _moments(self, requests: object, place: int) -> Iterator[float]:
+        """When requests began, by a clock that is still to be found out; what is none of them has no time."""
+        for request in requests if isinstance(requests, list) else ():
+            if isinstance(request, dict):
+                yield self._number(request, "t", place)
 
     def _wrong(self, place: int, what: str) -> InputError:
         return InputError(f"{self._head.path}, {self._unit} {place}: {what}")

@@ -47,9 +47,9 @@ def read_columns(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     or an Arrow array of text, dictionary-encoded. Memory: the columns themselves and one block of the
     file. Raises InputError naming the line.
     """
-    _refuse_twice(path, wanted)
+    written = _written(path, wanted)
     try:
-        parts = list(_batches(path, wanted))
+        parts = list(_batches(path, wanted, written))
     except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
         blame(path, wanted)
         raise InputError(f"{path} cannot be read as CSV: {error}") from error
@@ -62,22 +62,29 @@ def read_columns(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     return columns
 
 
-def _refuse_twice(path: Path, wanted: Mapping[str, str]) -> None:
-    """Raises InputError where the header has a wanted name twice: one of two columns would be left out."""
+def _written(path: Path, wanted: Mapping[str, str]) -> dict[str, str]:
+    """How the header writes the wanted names, which may stand between blanks.
+
+    Raises InputError where it has one of them twice: one of two columns would be left out.
+    """
+    as_is = {name: name for name in wanted}
     with text_lines(path) as text:
         try:
-            header = [name.strip() for name in next((row for row in csv.reader(text) if row), [])]
+            header = next((row for row in csv.reader(text) if row), [])
         except (csv.Error, UnicodeDecodeError):
-            return  # what it is, the reading tells
-    again = next((name for name in wanted if header.count(name.strip()) > 1), None)
+            return as_is  # what it is, the reading tells
+    names = [name.strip() for name in header]
+    again = next((name for name in wanted if names.count(name.strip()) > 1), None)
     if again is not None:
-        raise InputError(f"{path}, line 1: {header.count(again.strip())} columns are named {again}")
+        raise InputError(f"{path}, line 1: {names.count(again.strip())} columns are named {again}")
+    return as_is | {name: raw for raw, name in zip(header, names, strict=True) if name in wanted}
 
 
-def _batches(path: Path, wanted: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _batches(path: Path, wanted: Mapping[str, str], written: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """`written`: what the file calls the wanted columns."""
     convert = pacsv.ConvertOptions(
-        column_types={name: _ARROW[kind] for name, kind in wanted.items()},
-        include_columns=list(wanted),
+        column_types={written[name]: _ARROW[kind] for name, kind in wanted.items()},
+        include_columns=[written[name] for name in wanted],
         null_values=[],
         strings_can_be_null=False,
         timestamp_parsers=[pacsv.ISO8601],
@@ -87,7 +94,7 @@ def _batches(path: Path, wanted: Mapping[str, str]) -> Iterator[dict[str, Any]]:
             stream, read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=convert
         )
         for batch in reader:
-            yield {name: _array(batch.column(name), kind) for name, kind in wanted.items()}
+            yield {name: _array(batch.column(written[name]), kind) for name, kind in wanted.items()}
 
 
 def _array(column: Any, kind: str) -> Any:

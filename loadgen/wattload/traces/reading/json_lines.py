@@ -45,10 +45,17 @@ def read_fields(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
         # Arrow has no numbers over 63 bits and takes no half characters; files that have them are read
         # line by line, and those that nobody can read are refused there.
         return _line_by_line(path, wanted)
-    if any(table[name].null_count for name, kind in wanted.items() if kind != "maybe"):
+    if any(_has_gaps(table[name], kind) for name, kind in wanted.items()):
         blame(path, wanted)
         raise InputError(f"{path} has empty fields")
     return {name: _array(table[name], kind) for name, kind in wanted.items()}
+
+
+def _has_gaps(column: Any, kind: str) -> bool:
+    """Whether values are missing where there must be some, those of lists included."""
+    if kind == "ids" and any(chunk.flatten().null_count for chunk in column.chunks):
+        return True
+    return kind != "maybe" and column.null_count > 0
 
 
 def _array(column: Any, kind: str) -> Any:

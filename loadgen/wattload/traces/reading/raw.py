@@ -20,6 +20,9 @@ from wattload.traces.trace import PrefixBlocks
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
+# A length that no column can hold becomes this one, which is refused where all traces' lengths are.
+LARGEST = 2**62
+
 
 @dataclass(slots=True)
 class RawTrace:

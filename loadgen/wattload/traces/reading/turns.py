@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wattload.traces.parents import of_lists
-from wattload.traces.reading.raw import RawTrace
+from wattload.traces.reading.raw import LARGEST, RawTrace
 from wattload.traces.trace import PrefixBlocks
 
 I64 = npt.NDArray[np.int64]
 Path = tuple[str, ...]
-
-_LARGEST = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +85,8 @@ def raw_of(
     chosen = [rows[i] for i in order]
     tool = np.array([not turn.by_user for turn in rows]) & graph.waits
     return RawTrace(
-        # What no column can hold is refused as too long, where all traces' lengths are.
-        prompt_tokens=np.array([min(turn.prompt_tokens, _LARGEST) for turn in chosen], np.int64),
-        output_tokens=np.array([min(turn.output_tokens, _LARGEST) for turn in chosen], np.int64),
+        prompt_tokens=np.array([min(turn.prompt_tokens, LARGEST) for turn in chosen], np.int64),
+        output_tokens=np.array([min(turn.output_tokens, LARGEST) for turn in chosen], np.int64),
         seconds=starts[order] - starts.min() if timed else None,
         session=np.array(number, np.int64)[order],
         think=np.array(wait)[order],
