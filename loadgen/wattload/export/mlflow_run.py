@@ -17,13 +17,19 @@ from wattload.rundir.run import Run
 
 _ID = "wattload.id"
 _LONGEST_PARAMETER = 500
-# MLflow waits two minutes for a response, and asks eight times.
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+# MLflow waits two minutes for a response, and asks eight times. Its thread for usage statistics changes the
+# environment while requests are made, which then fail. And it prints addresses where JSON may be expected.
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 def export(run: Run) -> str:
     """Logs `run`; where to, as a sentence. Raises ExportFailed."""
-    for name, value in _IMPATIENT.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow
 

@@ -48,6 +48,7 @@ def test_mlflow_has_the_numbers_the_settings_and_the_files_once(
     for _ in range(2):
         done = exported(run.path, "--mlflow", **environment)
         assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 1, "MLflow prints addresses of its own"
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     from mlflow.tracking import MlflowClient
