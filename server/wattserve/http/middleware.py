@@ -228,17 +228,20 @@ class _Responder:
 
     async def run(self, scope: Scope, *, metered: bool) -> None:
         headers: list[tuple[bytes, bytes]] = list(scope["headers"])
-        given = _header(headers, b"x-request-id").strip()
+        ids = [value for key, value in headers if key.lower() == b"x-request-id"]
+        given = ids[0].strip() if ids else b""
         name = given.decode("latin-1")
         if given and len(given) <= MAX_ID_LENGTH and (not metered or self.middleware.ids.take(name)):
             self.request_id = name
         else:
             self.request_id = f"req-{uuid.uuid4().hex}"
-            headers = [pair for pair in headers if pair[0] != b"x-request-id"]
-            headers.append((b"x-request-id", self.request_id.encode()))
-            scope = {**scope, "headers": headers}
             if metered:
                 self.middleware.ids.take(self.request_id)
+        if ids != [self.request_id.encode("latin-1")]:
+            # One id alone, ours: an engine may take another of several, which may be another request's.
+            headers = [pair for pair in headers if pair[0].lower() != b"x-request-id"]
+            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
+            scope = {**scope, "headers": headers}
         if not metered:
             await self.middleware.app(scope, self.receive, self.send_with_id)
             return

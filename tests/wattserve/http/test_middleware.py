@@ -262,6 +262,17 @@ def test_ids_and_groups() -> None:
     assert dict(scope["headers"])[b"x-request-id"] != b"x" * 300
 
 
+@pytest.mark.parametrize("names", [(b"x-request-id", b"x-request-id"), (b"x-request-id", b"X-Request-ID")])
+def test_of_several_ids_the_app_sees_the_one_that_is_booked(names: tuple[bytes, bytes]) -> None:
+    """An engine that takes the last one gave a stranger's steps to the request of that id."""
+    books = Books()
+    given = [(names[0], b"mine"), (b"x-energy-group", b"a"), (names[1], b"victim")]
+    _, _, scope = run([stream()], books, headers=given)
+    ids = [value for name, value in scope["headers"] if name.lower() == b"x-request-id"]
+    assert ids == [b"mine"]
+    assert [request_id for request_id, *_ in books.finished] == ["mine"]
+
+
 def test_other_routes_are_not_booked() -> None:
     books = Books()
     headers, _, _ = run([b"ok"], books, path="/health", kind=b"text/plain")
