@@ -32,6 +32,7 @@ from wattload.analysis.statistics import (
     quantile_interval,
     ratio_interval,
 )
+from wattload.analysis.window import mean_in_flight
 
 F64 = npt.NDArray[np.float64]
 
@@ -44,11 +45,15 @@ IDLE_WATTS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Requests in order of arrival, each an array of shape (N,): seconds, attributed joules, latency."""
+    """Requests in order of arrival, each an array of shape (N,): seconds, attributed joules, latency, seconds
+    per token, and how many were in flight with it.
+    """
 
     due: F64
     joules: F64
     seconds: F64
+    seconds_per_token: F64
+    in_flight: F64
 
 
 def serve(due: F64, prompt: F64, output: F64) -> Served:
@@ -80,7 +85,7 @@ def serve(due: F64, prompt: F64, output: F64) -> Served:
             begun[place] = cost
             heapq.heappush(flying, (tokens + output[place], place))
             place += 1
-    return Served(due, joules, ended - due)
+    return Served(due, joules, ended - due, (ended - due) / output, mean_in_flight(due, ended))
 
 
 def traffic(workload: str, rate: float, arrivals: str, count: int, seed: int) -> Served:
@@ -159,6 +164,8 @@ def report(served: Served, size: int, batches: int | None = None) -> dict[str, C
         ),
         "attributed energy per request": float(served.joules[steady].mean()),
         "attributed energy, p50": float(np.quantile(served.joules[steady], 0.5)),
+        "time per output token, mean": float(served.seconds_per_token[steady].mean()),
+        "time per output token, p90": float(np.quantile(served.seconds_per_token[steady], 0.9)),
         "end-to-end latency, mean": float(served.seconds[steady].mean()),
         "end-to-end latency, p50": float(np.quantile(served.seconds[steady], 0.5)),
         "end-to-end latency, p90": float(np.quantile(served.seconds[steady], 0.9)),
@@ -167,9 +174,19 @@ def report(served: Served, size: int, batches: int | None = None) -> dict[str, C
         "energy per request": lambda part: total_per_request(served, part),
         "attributed energy per request": lambda part: mean_interval(served.joules[part]),
         "attributed energy, p50": lambda part: quantile_interval(served.joules[part], 0.5),
-        "end-to-end latency, mean": lambda part: mean_interval(served.seconds[part]),
-        "end-to-end latency, p50": lambda part: quantile_interval(served.seconds[part], 0.5),
-        "end-to-end latency, p90": lambda part: quantile_interval(served.seconds[part], 0.9),
+        "time per output token, mean": lambda part: mean_interval(
+            served.seconds_per_token[part], served.in_flight[part]
+        ),
+        "time per output token, p90": lambda part: quantile_interval(
+            served.seconds_per_token[part], 0.9, served.in_flight[part]
+        ),
+        "end-to-end latency, mean": lambda part: mean_interval(served.seconds[part], served.in_flight[part]),
+        "end-to-end latency, p50": lambda part: quantile_interval(
+            served.seconds[part], 0.5, served.in_flight[part]
+        ),
+        "end-to-end latency, p90": lambda part: quantile_interval(
+            served.seconds[part], 0.9, served.in_flight[part]
+        ),
     }
     if batches is not None:
         name = f"the same, {batches} batch means"

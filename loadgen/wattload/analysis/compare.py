@@ -30,11 +30,12 @@ from wattload.analysis.statistics import (
     ratio_of,
 )
 from wattload.analysis.stream_notes import natural_lengths
+from wattload.analysis.window import mean_in_flight
 from wattload.errors import InputError
 from wattload.rundir.numbers import headline, number_of, why_null
 from wattload.rundir.requests import F64
 from wattload.rundir.result import ArrivalsInfo
-from wattload.rundir.run import Run
+from wattload.rundir.run import Run, RunData
 
 _WINDOW_TOLERANCE = 0.01
 
@@ -433,9 +434,17 @@ def _request_change(pair: _Pair, what: str, how: str) -> Interval | None:
         both = ~np.isnan(x) & ~np.isnan(y)
         x, y = x[both], y[both]
         return ratio_interval(y, x) if how == "mean" else paired_quantile_ratio(x, y, float(how))
-    known = [v[run.data.done & ~np.isnan(v)] for v, run in ((a, pair.first), (b, pair.other))]
-    left, right = (mean_interval(v) if how == "mean" else quantile_interval(v, float(how)) for v in known)
+    left, right = (_own_interval(run.data, v, what, how) for v, run in ((a, pair.first), (b, pair.other)))
     return ratio_of(left, right) if left is not None and right is not None else None
+
+
+def _own_interval(data: RunData, values: F64, what: str, how: str) -> Interval | None:
+    """The interval of one run alone, as run.json has it."""
+    known = data.done & ~np.isnan(values)
+    load = mean_in_flight(data.requests.sent, data.requests.last)[known] if what != "joules" else None
+    if how == "mean":
+        return mean_interval(values[known], load)
+    return quantile_interval(values[known], float(how), load)
 
 
 def _unit_change(pair: _Pair, unit: str, what: str) -> Interval | None:

@@ -28,7 +28,7 @@ from wattload.analysis.statistics import (
     share_interval,
 )
 from wattload.analysis.stream_notes import stream_notes
-from wattload.analysis.window import closed_loop, decide_window
+from wattload.analysis.window import closed_loop, decide_window, mean_in_flight
 from wattload.errors import InputError
 from wattload.estimates.section import estimates
 from wattload.rundir.directory import Capture, RunDir, load_run_json
@@ -303,11 +303,12 @@ def _load(requests: Requests, data: RunData, absent: dict[str, str]) -> LoadInfo
 
 def _latency(requests: Requests, data: RunData, gaps: GapHistogram, absent: dict[str, str]) -> LatencyInfo:
     """Over the completed of the requests due in the window; how many failed stands in `requests`."""
+    load = mean_in_flight(requests.sent, requests.last)[data.done]
     latency = LatencyInfo(
-        ttft_seconds=distribution(requests.ttft[data.done]),
-        tpot_seconds=distribution(requests.tpot[data.done]),
-        e2e_seconds=distribution(requests.e2e[data.done]),
-        ttfa_seconds=distribution(requests.ttfa[data.done]),
+        ttft_seconds=distribution(requests.ttft[data.done], load),
+        tpot_seconds=distribution(requests.tpot[data.done], load),
+        e2e_seconds=distribution(requests.e2e[data.done], load),
+        ttfa_seconds=distribution(requests.ttfa[data.done], load),
     )
     if gaps.n:
         latency.itl_seconds = Distribution(

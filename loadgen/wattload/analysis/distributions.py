@@ -11,16 +11,19 @@ from wattload.rundir.result import Distribution
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 
 
-def distribution(values: F64) -> Distribution | None:
-    """Mean, quantiles, maximum and their intervals of `values` in time order; NaN are left out.
+def distribution(values: F64, in_flight: F64 | None = None) -> Distribution | None:
+    """Mean, quantiles, maximum and their intervals of `values`, shape (N,), in time order; NaN are left out.
 
-    None for none.
+    `in_flight`, shape (N,), are the requests in flight with each, where the values are latencies. None for
+    none.
     """
-    known = values[~np.isnan(values)]
+    there = ~np.isnan(values)
+    known = values[there]
     if not len(known):
         return None
-    interval = mean_interval(known)
-    spread = {name: quantile_interval(known, q) for name, q in _QUANTILES}
+    load = in_flight[there] if in_flight is not None else None
+    interval = mean_interval(known, load)
+    spread = {name: quantile_interval(known, q, load) for name, q in _QUANTILES}
     return Distribution(
         mean=float(known.mean()),
         max=float(known.max()),

@@ -6,7 +6,8 @@ equal-weighted cosine estimator of Lazarus, Lewis, Stock and Watson, 2018): each
 of a Student interval, as one batch is with batch means, but with far less bias where batches are correlated.
 Intervals are taken on the scale of the logarithm, where the quantities (joules, watts, seconds) cannot become
 negative. Quantiles are inverted from the share of values below them (Woodruff, 1952), shares of requests by
-Wilson's interval. `benchmarks/interval_coverage.py` measures how often the truth lies inside.
+Wilson's interval. Of latencies, what a slowly changing load adds beyond those waves is estimated from the
+requests in flight. `benchmarks/interval_coverage.py` measures how often the truth lies inside.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ TOO_FEW = f"fewer than {LEAST_VALUES} values: too few for an interval"
 _SECTIONS = 10
 # Standard errors are larger by 1 + 4 / N: what the estimates of N values add, calibrated by the benchmark.
 _SMALL_SAMPLE = 4.0
+# A server's load keeps its level for this many latencies: 1 where the speed does not depend on the load, and
+# more where requests that slow each other stay longer. Calibrated by the benchmark.
+_LOAD_LATENCIES = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,22 @@ class Interval:
         return math.expm1(float(t) * self.relative_error * (1.0 if paired else math.sqrt(2)))
 
 
-def mean_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval | None:
+def mean_interval(
+    values: npt.ArrayLike, in_flight: F64 | None = None, *, confidence: float = 0.95
+) -> Interval | None:
     """Interval of the mean of `values`, shape (N,), in time order.
 
-    None where N < 30, or where the mean is not above 0.
+    `in_flight`, shape (N,), allows for a load that changes slowly, as `slow_load_variance` says. None where N
+    < 30, or where the mean is not above 0.
     """
     series = np.asarray(values, np.float64)
-    return ratio_interval(series, np.ones_like(series), confidence=confidence)
+    ones = np.ones_like(series)
+    if in_flight is None or len(series) < LEAST_VALUES or series.sum() <= 0:
+        return ratio_interval(series, ones, confidence=confidence)
+    more = slow_load_variance(series, in_flight)
+    return interval_of(
+        float(series.mean()), influence(series, ones), slow_variance=more, confidence=confidence
+    )
 
 
 def ratio_interval(
@@ -101,22 +114,28 @@ def influence(numerators: F64, denominators: F64) -> F64:
     return result
 
 
-def interval_of(estimate: float, residuals: F64, *, confidence: float = 0.95) -> Interval:
+def interval_of(
+    estimate: float, residuals: F64, *, slow_variance: float = 0.0, confidence: float = 0.95
+) -> Interval:
     """The interval of an estimate whose logarithm errs by the mean of `residuals`, shape (N,), in time order.
 
-    On the side of the residuals' long tail it is wider, by the second-order term of a Student statistic of
-    skewed values (Hall, 1992), less what the logarithm makes good already.
+    `slow_variance` is added to the variance of that mean. On the side of the residuals' long tail the
+    interval is wider, by the second-order term of a Student statistic of skewed values (Hall, 1992), less
+    what the logarithm makes good already.
     """
     count = len(residuals)
     variance, degrees = long_run_variance(residuals)
-    error = math.sqrt(variance / count) * (1 + _SMALL_SAMPLE / count)
+    shown = math.sqrt(variance / count) * (1 + _SMALL_SAMPLE / count)
+    # Both come from the same waves, so that the sum is known no better than either.
+    error = math.hypot(shown, math.sqrt(slow_variance))
     t = _student(confidence, degrees)
     spread = math.sqrt(float((residuals**2).mean()))
     skewness = float((residuals**3).mean()) / spread**3 if spread > 0 else 0.0
     tail = abs(skewness)
     more = (max(0.0, tail / 3 - spread / 2) * t**2 + tail / 6) / math.sqrt(count)
     below, above = (0.0, more) if skewness > 0 else (more, 0.0)
-    low, high = estimate * math.exp(-error * (t + below)), estimate * math.exp(error * (t + above))
+    low = estimate * math.exp(-error * t - shown * below)
+    high = estimate * math.exp(error * t + shown * above)
     return Interval(estimate, low, high, error, degrees, confidence)
 
 
@@ -126,11 +145,42 @@ def long_run_variance(residuals: F64) -> tuple[float, int]:
     The mean square of the series' projections on its slowest cosine waves: those of 1/2, 1, 3/2, ... periods.
     They are all constant-free, so that the mean of the series does not matter.
     """
-    count = len(residuals)
-    waves = _waves(count)
+    projected = _projected(residuals)
+    return float((projected**2).mean() * 2 / len(residuals)), len(projected)
+
+
+def _projected(series: F64) -> F64:
+    """The projections of a series of shape (N,) on its slowest cosine waves, shape (waves,)."""
+    count = len(series)
     at = (np.arange(count) + 0.5) / count
-    projected = np.cos(np.pi * np.outer(np.arange(1, waves + 1), at)) @ residuals
-    return float((projected**2).mean() * 2 / count), waves
+    projected: F64 = np.cos(np.pi * np.outer(np.arange(1, _waves(count) + 1), at)) @ series
+    return projected
+
+
+def slow_load_variance(values: F64, in_flight: F64) -> float:
+    """What load that changes more slowly than the waves show adds to the variance of the mean's logarithm.
+
+    `values`, shape (N,), in time order, are latencies, and `in_flight`, shape (N,), the requests that were in
+    flight at the same time as each. The load's level comes and goes over a few latencies (N requests last N /
+    in_flight of them), and pulls all values of a short window to one side: the waves, which lie within the
+    window, show little of that. So the part of each wave that follows the load is taken at its value at
+    frequency 0, for a load whose spectrum is that of an exponential decay over _LOAD_LATENCIES latencies.
+    How far values follow the load is their slope on it, less the slope's own error, and no more than in
+    proportion. And the load of a window cannot stray further than the load of a moment, which with
+    independent arrivals has the variance of a Poisson distribution.
+    """
+    count, level = len(values), float(in_flight.mean())
+    load, relative = in_flight / level - 1, values / values.mean() - 1
+    squares = float(load @ load)
+    if squares <= 0:
+        return 0.0
+    slope = float(load @ relative) / squares
+    error = float(((relative - slope * load) ** 2).sum()) / (count - 2) / squares
+    follows = min(max(0.0, slope**2 - error), 1.0)
+    projected = _projected(load)
+    frequencies = np.pi * np.arange(1, len(projected) + 1) * _LOAD_LATENCIES * level / count
+    hidden = float((projected**2 * frequencies**2).mean()) * 2 / count**2
+    return follows * min(hidden, max(1 / level, squares / count))
 
 
 def _waves(count: int) -> int:
@@ -169,11 +219,15 @@ def quantile(values: npt.ArrayLike, q: float) -> float:
     return float(np.quantile(np.asarray(values, np.float64), q))
 
 
-def quantile_interval(values: npt.ArrayLike, q: float, *, confidence: float = 0.95) -> Interval | None:
+def quantile_interval(
+    values: npt.ArrayLike, q: float, in_flight: F64 | None = None, *, confidence: float = 0.95
+) -> Interval | None:
     """Interval of the `q` quantile of `values`, shape (N,), in time order.
 
-    Woodruff's: the interval of the share of values below the quantile, read off as quantiles again. None
-    where N < 30, or where fewer than 10 values lie beyond the quantile or none beyond the interval.
+    Woodruff's: the interval of the share of values below the quantile, read off as quantiles again.
+    `in_flight`, shape (N,), allows for a load that changes slowly, which moves the quantile as it moves the
+    mean (`slow_load_variance`). None where N < 30, or where fewer than 10 values lie beyond the quantile or
+    none beyond the interval.
     """
     series = np.asarray(values, np.float64)
     count = len(series)
@@ -181,14 +235,18 @@ def quantile_interval(values: npt.ArrayLike, q: float, *, confidence: float = 0.
         return None
     whole = quantile(series, q)
     variance, degrees = long_run_variance((series <= whole).astype(np.float64))
-    half = _student(confidence, degrees) * math.sqrt(variance / count)
+    t = _student(confidence, degrees)
+    half = t * math.sqrt(variance / count)
     if q - half < 1 / count or q + half > 1 - 1 / count:
         return None
     low, high = quantile(series, q - half), quantile(series, q + half)
     if low <= 0:
         return None
-    error = math.log(high / low) / (2 * _student(confidence, degrees))
-    return Interval(whole, low, high, error, degrees, confidence)
+    shown = math.log(high / low) / (2 * t)
+    slow = math.sqrt(slow_load_variance(series, in_flight)) if in_flight is not None else 0.0
+    below, above = math.hypot(math.log(whole / low), t * slow), math.hypot(math.log(high / whole), t * slow)
+    low, high = whole * math.exp(-below), whole * math.exp(above)
+    return Interval(whole, low, high, math.hypot(shown, slow), degrees, confidence)
 
 
 def paired_quantile_ratio(

@@ -80,6 +80,26 @@ def in_flight(requests: Requests, start: float, end: float, points: int = 240) -
     return (alive - np.searchsorted(lost, at, "right")).astype(np.float64), width
 
 
+def mean_in_flight(sent: F64, ended: F64) -> F64:
+    """Mean number of requests in flight from when each was sent until it ended, itself included, shape (N,).
+
+    `sent` and `ended`, shape (N,), are on one clock. A request without either is not counted and has NaN.
+    """
+    there = ~np.isnan(sent) & ~np.isnan(ended)
+    begin, end = sent[there], ended[there]
+    changes = np.concatenate((begin, end))
+    order = np.argsort(changes, kind="stable")
+    at = changes[order]
+    alive = np.cumsum(np.repeat((1.0, -1.0), len(begin))[order])
+    # Request-seconds since the first was sent, at every change: straight lines between.
+    area = np.concatenate(([0.0], np.cumsum(alive[:-1] * np.diff(at)))) if len(at) else at
+    result = np.full(len(sent), np.nan)
+    if len(begin):
+        lasted = np.maximum(end - begin, 1e-9)
+        result[there] = np.maximum((np.interp(end, at, area) - np.interp(begin, at, area)) / lasted, 1.0)
+    return result
+
+
 def _detect(requests: Requests, begin: float, end: float) -> tuple[float, str]:
     series, width = in_flight(requests, begin, end)
     cut = mser5(series)

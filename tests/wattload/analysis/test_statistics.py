@@ -16,6 +16,7 @@ from wattload.analysis.statistics import (
     ratio_of,
     share_interval,
 )
+from wattload.analysis.window import mean_in_flight
 
 F64 = npt.NDArray[np.float64]
 
@@ -199,3 +200,82 @@ def test_a_growing_queue_is_not_steady_and_noise_is() -> None:
     calm = [trend(20 + rng.standard_normal(240), "queue") for _ in range(200)]
     assert all(t is not None and t.steady for t in calm)
     assert trend([1.0, 2.0], "queue") is None
+
+
+# --- a load that comes and goes -----------------------------------------------------------------------------
+
+
+def served(
+    rng: np.random.Generator, n: int, level: float, runs: int, follows: float = 1.0
+) -> tuple[F64, F64]:
+    """(latencies, requests in flight), both of shape (runs, n): `level` in flight on average, with the
+    variance of a Poisson distribution and an exponential decay over twice as many requests; latencies of
+    independent lengths that grow with the load.
+    """
+    phi = np.exp(-1 / (2 * level))
+    in_flight = level + np.sqrt(level) * ar1(rng, n, phi, runs) * np.sqrt(1 - phi**2)
+    lengths = rng.lognormal(0.0, 0.2, (runs, n))
+    return lengths * (1 + follows * (in_flight / level - 1)), in_flight
+
+
+@pytest.mark.parametrize("n", [100, 400, 1000])
+def test_latencies_under_a_slow_load_are_covered_with_the_requests_in_flight(n: int) -> None:
+    latencies, in_flight = served(np.random.default_rng(21), n, 50.0, 400)
+    truth = float(np.exp(0.2**2 / 2))
+    with_load = [mean_interval(y, z) for y, z in zip(latencies, in_flight, strict=True)]
+    without = [mean_interval(y) for y in latencies]
+    assert np.mean([i is not None and i.low <= truth <= i.high for i in without]) < 0.9
+    assert np.mean([i is not None and i.low <= truth <= i.high for i in with_load]) >= 0.92
+
+
+def test_quantiles_under_a_slow_load_are_covered_with_the_requests_in_flight() -> None:
+    latencies, in_flight = served(np.random.default_rng(22), 400, 50.0, 400)
+    truth = float(np.median(latencies))
+    pairs = [quantile_interval(y, 0.5, z) for y, z in zip(latencies, in_flight, strict=True)]
+    without = [quantile_interval(y, 0.5) for y in latencies]
+    assert np.mean([i.low <= truth <= i.high for i in without if i is not None]) < 0.8
+    assert np.mean([i.low <= truth <= i.high for i in pairs if i is not None]) >= 0.93
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("q", [None, 0.5, 0.9])
+def test_the_requests_in_flight_never_narrow_an_interval(q: float | None, n: int) -> None:
+    latencies, in_flight = served(np.random.default_rng(23), n, 20.0, 60, follows=0.5)
+    for y, z in zip(latencies, in_flight, strict=True):
+        alone, both = (
+            mean_interval(y, load) if q is None else quantile_interval(y, q, load) for load in (None, z)
+        )
+        if alone is None or both is None:
+            assert alone is both
+            continue
+        assert both.low <= alone.low
+        assert both.high >= alone.high
+        assert both.relative_error >= alone.relative_error
+
+
+def test_a_load_that_never_changes_leaves_the_interval_as_it_is() -> None:
+    values = np.random.default_rng(24).lognormal(0.0, 0.5, 200)
+    assert mean_interval(values, np.full(200, 16.0)) == mean_interval(values)
+    assert quantile_interval(values, 0.5, np.full(200, 16.0)) == quantile_interval(values, 0.5)
+
+
+def test_values_that_do_not_follow_the_load_are_hardly_less_sure() -> None:
+    latencies, in_flight = served(np.random.default_rng(25), 1000, 10.0, 100, follows=0.0)
+    ratios = []
+    for y, z in zip(latencies, in_flight, strict=True):
+        alone, both = mean_interval(y), mean_interval(y, z)
+        assert alone is not None
+        assert both is not None
+        ratios.append(both.half_width / alone.half_width)
+    assert np.median(ratios) < 1.1
+
+
+def test_the_requests_in_flight_with_each() -> None:
+    """One alone for its first half, two for 1 s in the middle, one that was never sent."""
+    sent = np.array([0.0, 1.0, np.nan, 5.0])
+    ended = np.array([2.0, 3.0, np.nan, 5.0])
+    found = mean_in_flight(sent, ended)
+    assert found[:2] == pytest.approx([1.5, 1.5])
+    assert np.isnan(found[2])
+    assert found[3] == pytest.approx(1.0)
+    assert np.isnan(mean_in_flight(np.full(3, np.nan), np.full(3, np.nan))).all()
