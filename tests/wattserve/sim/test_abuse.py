@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,8 @@ from sim_server import fast_profile, simulating
 from wattmeter.steps.batch import StepBatch
 from wattserve.sim.app import Simulator
 from wattserve.sim.engine import FARTHEST_BEHIND_NS, Engine
-from wattserve.sim.openai.endpoints import MAX_BODY_BYTES
+from wattserve.sim.openai import endpoints
+from wattserve.sim.openai.endpoints import LONG_BODY_BYTES, MAX_BODY_BYTES
 from wattserve.sim.scheduler import Sequence
 
 
@@ -133,3 +135,25 @@ def test_a_plan_that_cannot_be_kept_is_given_up() -> None:
     assert len(ends) == 60, "every step ran"
     # The steps after the hold are planned from its end on, not in the time that was lost.
     assert sum(end < released - 0.05 for end in ends) <= 22
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+def test_a_long_body_is_read_beside_the_event_loop(
+    served: tuple[httpx.Client, Simulator], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Nobody else was served while 6 MB of text became tokens, for seconds."""
+    threads = []
+
+    def noted(body: bytes) -> dict[str, Any]:
+        threads.append(threading.current_thread().name)
+        parsed: dict[str, Any] = json.loads(body)
+        return parsed
+
+    monkeypatch.setattr(endpoints, "parse_json", noted)
+    text = ["word " * (LONG_BODY_BYTES // 500)] * 150
+    for prompt in (["a"], text):
+        asked = {"prompt": prompt, "input": prompt, "max_tokens": 1}
+        assert served[0].post(path, json=asked).status_code == 200
+    short, long = threads
+    assert short != long
+    assert long.startswith("long-bodies")

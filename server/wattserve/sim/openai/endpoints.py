@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable
 from collections.abc import Sequence as Names
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 # 256 prompts of 4,000 token ids. Reading the JSON of a longer body would stop the event loop for a second.
 MAX_BODY_BYTES = 8 << 20
+# A longer one is read beside the event loop, one at a time: turning 6 MB of text into tokens takes seconds,
+# in which everybody else would wait.
+LONG_BODY_BYTES = 256 << 10
+_READER = ThreadPoolExecutor(1, "long-bodies")
 # Without ignore_eos an answer ends by itself: lengths are log-normal, as chat answers' roughly are.
 _NATURAL_MEDIAN_TOKENS = 180.0
 _NATURAL_SIGMA = 0.8
@@ -124,18 +129,19 @@ class _Endpoint:
             body = await read_body(receive)
             if body is None:
                 return None
-            model = self.model
-            job = read(
-                parse_json(body),
-                model.tokenizer,
-                models=model.names,
-                max_model_len=model.max_model_len,
-            )
+            if len(body) <= LONG_BODY_BYTES:
+                job = self._read(body, read)
+            else:
+                job = await asyncio.get_running_loop().run_in_executor(_READER, self._read, body, read)
         except ApiError as error:
             await send_error(send, error, anthropic=anthropic)
             return None
         scope["wattserve.prompt_tokens"] = sum(map(len, job.prompts))
         return job
+
+    def _read(self, body: bytes, read: Callable[..., J]) -> J:
+        model = self.model
+        return read(parse_json(body), model.tokenizer, models=model.names, max_model_len=model.max_model_len)
 
 
 class GenerateEndpoint(_Endpoint):
