@@ -5,10 +5,10 @@
 
 The server was started with `serve.sh metered PORT FOLDER --tensor-parallel-size 2` (or
 `--pipeline-parallel-size 2`, or `--data-parallel-size 2`: an engine on each GPU); `--recording` is its
-FOLDER/recording. Sends about 30 s of conversation-like
-traffic, waits until everything is settled, and checks the answers of /energy against counters read here, by
-NVML alone and not through the server, and against the recording of every step. Prints one line a check and
-ends with status 1 where one fails. About 75 s. `--reader none` rehearses without a GPU.
+FOLDER/recording. Sends about 30 s of conversation-like traffic, waits until everything is settled, and checks
+the answers of /energy against counters read here, by NVML alone and not through the server, and against the
+recording of every step. Prints one line a check and ends with status 1 where one fails. About 75 s.
+`--reader none` rehearses without a GPU.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from markdown_tables import tables
+
 ROOT = Path(__file__).parents[2]
 H100 = ROOT / "benchmarks" / "h100"
 PAGE = (ROOT / "docs" / "research" / "validation.md").read_text(encoding="utf-8")
@@ -51,9 +53,7 @@ def test_metered_against_plain_with_several_api_processes(
 )
 def test_two_gpus_against_their_own_counters(file: str, column: int) -> None:
     section = PAGE.split("### Two H100s, data parallel")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    quoted = {row[0]: row[column] for row in rows}
+    quoted = {row[0]: row[column] for row in tables(section)[0]}
     data = json.loads((H100 / "parallel" / f"{file}.json").read_text())
     figures, counters = data["figures"], data["figures"]["counter_joules"]
     assert not [check for check in data["checks"] if check["name"] == "tokens exact" and not check["ok"]]

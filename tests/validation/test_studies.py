@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from markdown_tables import tables
 from wattload.study.results import Results
 from wattload.study.spec import load_study
 
@@ -38,10 +39,7 @@ def step_costs(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def table(section: str, number: int = 0) -> list[list[str]]:
     """The rows of a table of a section of the page, its head first."""
-    text = PAGE.split(f"## {section}")[1].split("\n## ")[0]
-    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    lines = [line for line in tables[number].splitlines() if not line.startswith("|---")]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return tables(PAGE.split(f"## {section}")[1].split("\n## ")[0])[number]
 
 
 def first_number(cell: str) -> float:

@@ -57,11 +57,12 @@ def draw(name: str, *charts: Chart, height: float = 2.7, width: float = 7.6, dow
     """
     panel_width = width if down else width / len(charts)
     # A legend of many rows gets room of its own, or the plot under it would have none.
-    rows = max(_legend(chart, panel_width)[1] for chart in (charts if down else charts[:1]))
+    legends = [_legend(chart, panel_width) for chart in (charts if down else charts[:1])]
+    rows = max(rows for _, rows in legends)
     with plotting(width=width, height=height + 0.17 * max(0, rows - 2)) as figure:
         panels = figure.subplots(*((len(charts), 1) if down else (1, len(charts))), squeeze=False).ravel()
         for place, (axes, chart) in enumerate(zip(panels, charts, strict=True)):
-            _panel(axes, chart, legend_columns=_legend(chart, panel_width)[0] if down or place == 0 else 0)
+            _panel(axes, chart, legend_columns=legends[place][0] if place < len(legends) else 0)
             if down:
                 axes.set_xlabel(chart.x.label if place == len(charts) - 1 else "")
                 axes.set_ylabel(chart.y.unit)

@@ -98,13 +98,13 @@ class StudyDir:
 
     def begin(self, study: Study) -> None:
         """Makes the directory, or sees that it is of this study. Raises InputError naming what differs."""
-        before = self.check_same(study)
         values = {"schema": STUDY_SCHEMA, **study.as_dict()}
-        for kind in _NAMED:
-            # What is in the file no more has cells here still, and may come back only as it was.
-            values[kind] = {**before.get(kind, {}), **values[kind]}
         try:
             self.servers.mkdir(parents=True, exist_ok=True)
+            before = self.check_same(study)
+            for kind in _NAMED:
+                # What is in the file no more has cells here still, and may come back only as it was.
+                values[kind] = {**before.get(kind, {}), **values[kind]}
             write_atomically(self.kept_path, json.dumps(values, indent=1, sort_keys=True))
             write_atomically(self.file_path, study.text)
         except OSError as error:
