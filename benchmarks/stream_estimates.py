@@ -1,6 +1,7 @@
 """How far joules estimated from streams are from those by the engine's own step records, on the same traffic.
 
     python benchmarks/stream_estimates.py [--duration 60] [--rates 2,2,1] [--api completions] [--json FILE]
+    python benchmarks/stream_estimates.py --engine http://127.0.0.1:8001 --proxy http://127.0.0.1:8790
 
 A simulated GPU serves with its step records; before it stands a proxy that sees responses alone and reads the
 same device's counter (one process, so that the counter is one). `wattload run` sends three tenants through
@@ -9,6 +10,9 @@ over the run, by the proxy's estimate, by equal shares of the total for each req
 with the simulator's own; then each request's. Beside them, what the engine's /metrics would add: its batch
 and queue, read 5 times a second, against the streams that were between their first and last token at the
 same moments. Every joule is simulated. Prints a table, and JSON with `--json`.
+
+With `--engine` and `--proxy` both run already, on a real GPU: an engine that records its steps (`wattserve
+vllm`) and a proxy before it (`wattserve meter --upstream`), each with its own meter: then joules are real.
 """
 
 from __future__ import annotations
@@ -29,11 +33,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pyarrow.parquet as pq
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "server"), str(ROOT / "tests" / "support")]
 
-from sim_server import serving  # noqa: E402
 from wattserve.meter.app import MeterApp  # noqa: E402
 from wattserve.meter.engines import Node  # noqa: E402
 from wattserve.meter_spec import MeterSpec  # noqa: E402
@@ -61,7 +65,9 @@ def load(url: str, out: Path, arguments: argparse.Namespace) -> None:
         "none",
     ]
     words += [word for tenant in tenants for word in ("--tenant", tenant)]
-    path = os.pathsep.join([str(ROOT / "server"), str(ROOT / "loadgen")])
+    path = os.pathsep.join(
+        [str(ROOT / "server"), str(ROOT / "loadgen"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     done = subprocess.run(
         words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
@@ -79,38 +85,58 @@ def settled(url: str, ids: list[str]) -> dict[str, Any]:
         time.sleep(0.5)
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+@contextlib.contextmanager
+def simulated() -> Iterator[tuple[str, str]]:
+    """URLs of a simulated engine, and of a proxy before it that reads the same device."""
+    from sim_server import serving
+
     simulator = Simulator(load_profile("h200-llama-3.1-8b"))
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         direct = stack.enter_context(serving(simulator.app))
         node = Node(
             MeterSpec("modelled", "none"), meter=simulator.meter, idle_watts=simulator.profile.idle_watts
         )
-        proxy = stack.enter_context(serving(MeterApp(node, upstream=direct).app))
+        yield direct, stack.enter_context(serving(MeterApp(node, upstream=direct).app))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    running = arguments.engine is not None
+    both = contextlib.nullcontext((arguments.engine, arguments.proxy)) if running else simulated()
+    with tempfile.TemporaryDirectory() as folder, both as (direct, proxy):
         out = Path(folder) / "run"
-        with watching(simulator) as seen:
+        with watching(direct) as seen:
             load(proxy, out, arguments)
         rows = pq.read_table(out / "requests.parquet").to_pylist()
         ids = [row["request_id"] for row in rows]
         own, estimated = settled(direct, ids), settled(proxy, ids)
-    return compare(rows, own, estimated) | {"engine_metrics": batches(rows, seen)}
+    return {
+        "rates": arguments.rates,
+        "simulated": any(one["source"] == "modelled" for one in own.values()),
+        **compare(rows, own, estimated),
+        "engine_metrics": batches(rows, seen),
+    }
 
 
 @contextlib.contextmanager
-def watching(simulator: Simulator) -> Iterator[list[tuple[float, float, float]]]:
+def watching(url: str) -> Iterator[list[tuple[float, float, float]]]:
     """(UNIX seconds, batch, queue) as the engine's /metrics has them, until the block ends."""
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
     seen: list[tuple[float, float, float]] = []
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.2):
-            found = [
-                simulator.registry.get_sample_value(
-                    f"vllm:num_requests_{name}", {"model_name": simulator.model.name, "engine": "0"}
-                )
-                for name in ("running", "waiting")
-            ]
-            seen.append((time.time(), found[0] or 0.0, found[1] or 0.0))
+        with httpx.Client(timeout=5) as client:
+            while not over.wait(0.2):
+                try:
+                    text = client.get(f"{url}/metrics").text
+                except httpx.HTTPError:
+                    continue
+                found = dict.fromkeys(names, 0.0)
+                for family in text_string_to_metric_families(text):
+                    for sample in family.samples:
+                        if sample.name in found:
+                            found[sample.name] += sample.value
+                seen.append((time.time(), found[names[0]], found[names[1]]))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -182,7 +208,8 @@ def error_of(rule: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
 
 def table(found: dict[str, Any]) -> str:
     names = ("estimated from streams", "equal shares", "token shares")
-    lines = ["| tenant | requests | J by step records (simulated) | " + " | ".join(names) + " |"]
+    unit = "J by step records" + (" (simulated)" if found["simulated"] else "")
+    lines = [f"| tenant | requests | {unit} | " + " | ".join(names) + " |"]
     lines.append("|---" * (3 + len(names)) + "|")
     for tag, row in found["tenants"].items():
         errors = " | ".join(f"{100 * row[name]:+.1f} %" for name in names)
@@ -197,8 +224,12 @@ def main() -> None:
     parser.add_argument("--duration", type=int, default=60)
     parser.add_argument("--rates", default="2,2,1", help="requests per second of the three tenants")
     parser.add_argument("--api", default="completions", choices=["completions", "chat"])
+    parser.add_argument("--engine", help="URL of a running engine that records its steps; with --proxy")
+    parser.add_argument("--proxy", help="URL of a running `wattserve meter --upstream` before it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if (arguments.engine is None) != (arguments.proxy is None):
+        parser.error("--engine and --proxy go together")
     found = measure(arguments)
     print(table(found))
     print(json.dumps({key: value for key, value in found.items() if key != "tenants"}))

@@ -6,16 +6,23 @@ prefix cache) and with the server's own answers, as texts and as messages. Joule
 machine:
 
     python benchmarks/loadgen/sessions.py --sessions 100 --turns 20 --repeats 3
+
+With `--url` it is a metered server that runs already, whose joules are measured. Its prefix cache outlives a
+run, so that each run has texts of its own (`--seed`).
+
+    python benchmarks/loadgen/sessions.py --url http://127.0.0.1:8001 --sessions 40 --turns 12
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +57,19 @@ class Simulator:
         self._process.wait(30)
 
 
+@contextlib.contextmanager
+def serving(url: str | None, core: int) -> Iterator[str]:
+    """The URL of the server for one run: that which runs already, or a simulator that ends with the block."""
+    if url is not None:
+        yield url
+        return
+    simulator = Simulator(core)
+    try:
+        yield simulator.url
+    finally:
+        simulator.stop()
+
+
 def write_trace(path: Path, sessions: int, turns: int, seed: int) -> None:
     """Sessions that begin within 5 s, say about 60 tokens a turn and are answered with 64."""
     rng = np.random.default_rng(seed)
@@ -66,15 +86,15 @@ def write_trace(path: Path, sessions: int, turns: int, seed: int) -> None:
     path.write_text("\n".join([*lines, *(",".join(map(str, row)) for row in rows), ""]))
 
 
-def run(url: str, trace: Path, out: Path, api: str, history: str) -> dict[str, Any]:
-    """One run: simulated joules, cached tokens, lag and CPU."""
+def run(url: str, trace: Path, out: Path, *, api: str, history: str, seed: int, core: int) -> dict[str, Any]:
+    """One run: joules, cached tokens, lag and CPU."""
     command = [
         sys.executable, "-m", "wattload.cli", "run", url, "--trace", str(trace), "--api", api, "--history",
         history, "--out", str(out), "--progress", "none", "--no-report", "--warmup", "5", "--duplicate-times",
-        "keep",
+        "keep", "--seed", str(seed),
     ]  # fmt: skip
     done = subprocess.run(
-        pinned(1, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        pinned(core, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
     )
     if not (out / "run.json").exists():
         sys.exit(f"the run failed: {done.stderr.strip()}")
@@ -91,6 +111,7 @@ def run(url: str, trace: Path, out: Path, api: str, history: str) -> dict[str, A
         "completed": len(whole),
         "of": len(rows),
         "valid": result["valid"],
+        "simulated": "modelled" in energy["flags"],
         "in_flight": int(np.max(np.cumsum([step for _, step in times]))),
         "attributed": energy["per_request_joules"]["attributed_mean"],
         "prefill": energy["prefill_joules"] / count,
@@ -106,12 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--url", help="a metered server that runs already, in place of the simulator")
     parser.add_argument("--sessions", type=int, default=100)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--apis", default="completions,chat")
+    parser.add_argument("--cores", default="0,1", help="of the server (not with --url) and of the client")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    cores = [int(core) for core in options.cores.split(",")]
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -120,18 +144,17 @@ def main() -> None:
             write_trace(trace, options.sessions, options.turns, seed)
             for api in options.apis.split(","):
                 for history in ("planned", "server"):
-                    simulator = Simulator()
-                    try:
+                    with serving(options.url, cores[0]) as url:
+                        texts = sum(map(len, found.values())) if options.url else seed
                         out = folder / f"{api}-{history}-{seed}"
-                        one = run(simulator.url, trace, out, api, history)
-                    finally:
-                        simulator.stop()
+                        one = run(url, trace, out, api=api, history=history, seed=texts, core=cores[1])
                     found.setdefault(f"{api} {history}", []).append(one)
+                    unit = "simulated J" if one["simulated"] else "J"
                     lag = "/".join(f"{v:.2f}" for v in one["lag"])
                     print(
                         f"{api:11} {history:7} seed {seed}: {one['completed']} of {one['of']},"
                         f" prompt {one['prompt']:.0f} tokens of which cached {one['cached']:.0f},"
-                        f" simulated J/request {one['attributed']:.2f}, of it prefill {one['prefill']:.2f};"
+                        f" {unit}/request {one['attributed']:.2f}, of it prefill {one['prefill']:.2f};"
                         f" lag p50/p99/max {lag} ms, CPU {one['cpu']:.1f} ms per 1,000 chunks,"
                         f" {one['memory']:.0f} MB",
                         flush=True,

@@ -84,3 +84,22 @@ def test_a_mixture_of_experts_by_the_servers_own_answers() -> None:
         ]
         found = [100 * (answer["groups"][name] / joules - 1) for name, joules in measured.items()]
         assert quoted == pytest.approx(found, abs=0.15)
+
+
+def test_estimates_from_streams_beside_a_live_engine() -> None:
+    page = (ROOT / "docs" / "explanation" / "attribution.md").read_text(encoding="utf-8")
+    quoted = tables(page.split("Beside a live engine")[1].split("\n## ")[0])[0]
+    rows = []
+    for number in (1, 2, 3):
+        data = json.loads((H100 / "streams" / f"live-{number}.json").read_text())
+        assert not data["simulated"] and not data["without_joules"]
+        joules = data["joules"]
+        assert abs(joules["estimated"] / joules["step_records"] - 1) < 3e-4
+        assert data["request_error"]["within_two_deviations"] > 0.99
+        for tenant in ("conv", "code", "chat"):
+            found = data["tenants"][tenant]
+            assert abs(found["estimated from streams"]) < 0.15
+            rules = (found[name] for name in ("estimated from streams", "equal shares", "token shares"))
+            changes = [f"{100 * change:+.1f} %" for change in rules]
+            rows.append([str(found["requests"]), f"{found['joules']:,.0f} J", *changes])
+    assert [list(row[2:]) for row in quoted if row[1] in ("conv", "code", "chat")] == rows
