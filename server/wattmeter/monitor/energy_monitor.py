@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 from wattmeter.clock import Clocks, WallClock
 from wattmeter.energy_model.online_fit import OnlineFit
 from wattmeter.energy_model.step_model import PRIOR_MODEL, StepModel
-from wattmeter.faults import Fault
+from wattmeter.faults import Fault, flag_set
 from wattmeter.metering.device import MeteredDevice, combined_limit_watts, in_use
 from wattmeter.metering.idle_power import SETTLE_SECONDS, IdleTracker
 from wattmeter.metering.sampler import Sampler
@@ -199,7 +199,7 @@ class EnergyMonitor:
                 for name in batch.request_ids:
                     state = self._requests.ensure(name)
                     if not state.settled:
-                        state.flags.add(Fault.LOST_STEP_RECORDS)
+                        state.flags = flag_set(state.flags | {Fault.LOST_STEP_RECORDS})
 
     def steps_complete(self, until_ns: int) -> None:
         """Every step that ended by `until_ns` has been added: nothing before it need be waited for.
@@ -445,7 +445,7 @@ class EnergyMonitor:
                     state.frontier_ns, REQUESTS_AT_ONCE, waits=self._inbox.has
                 )
                 for request in ready:
-                    request.flags |= self._flags
+                    request.flags = flag_set(request.flags | self._flags)
                     self._settled_requests.append(self._requests.energy(request))
                 del self._settled_requests[:-MAX_SETTLED_REQUESTS]
             if len(ready) < REQUESTS_AT_ONCE:

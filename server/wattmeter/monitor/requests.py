@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
 from wattmeter.attribution.tenants import Arrival
-from wattmeter.faults import Fault
+from wattmeter.faults import Fault, flag_set
 from wattmeter.monitor.inbox import Preview
 from wattmeter.monitor.tenant_names import TenantNames
 from wattmeter.schema import RequestEnergy
@@ -74,7 +74,7 @@ class RequestState:
     running: int = 0
     answered: bool = False
     groups: list[str] | None = None
-    flags: set[Fault] = field(default_factory=set)
+    flags: frozenset[Fault] = frozenset()
     prompt_parts: dict[str, int] | None = None
 
     @property
@@ -206,7 +206,7 @@ class RequestTable:
             state.starts = state.running = self._dropped.pop(request_id)
             # The joules of its steps so far are gone.
             state.missing = True
-            state.flags.add(Fault.LOST_STEP_RECORDS)
+            state.flags = flag_set(state.flags | {Fault.LOST_STEP_RECORDS})
         self.arrivals[request_id] = Arrival(state.group, state.started_ns)
         return state
 
@@ -241,14 +241,14 @@ class RequestTable:
             state.pending_decode_joules = share.pending_decode_joules
             state.missing = state.missing or share.missing
             if share.flags:
-                state.flags |= share.flags
+                state.flags = flag_set(state.flags | share.flags)
 
     def flag(self, request_ids: Iterable[str], fault: Fault) -> None:
         """Flag those of the requests that are known."""
         for name in request_ids:
             state = self._states.get(name)
             if state is not None:
-                state.flags.add(fault)
+                state.flags = flag_set(state.flags | {fault})
 
     def finish(
         self,
@@ -354,8 +354,10 @@ class RequestTable:
         for state in done:
             state.settled = True
             if state.lost:
-                state.flags.add(Fault.LOST_STEP_RECORDS)
+                state.flags = flag_set(state.flags | {Fault.LOST_STEP_RECORDS})
             state.pending_prefill_joules = state.pending_decode_joules = 0.0
+            if state.prompt_tokens is not None:
+                state.prompt_parts = None  # it says nothing more, and takes more room than all the rest
             self._open.pop(state.id, None)
             self._finished.pop(state.id, None)
             self._settled[state.id] = now_ns
@@ -394,7 +396,7 @@ class RequestTable:
             prompt_tokens=state.all_prompt_tokens,
             output_tokens=None if state.shared else state.output_tokens,
             source=self._source,
-            flags=frozenset(state.flags | self.flags | _REUSED[state.shared]),
+            flags=state.flags | self.flags | _REUSED[state.shared],
             group=state.group,
             aborted=state.aborted,
             reason=reason,

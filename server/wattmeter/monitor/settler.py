@@ -16,7 +16,7 @@ from wattmeter.arrays import F64
 from wattmeter.attribution.split import Attribution, attribute
 from wattmeter.attribution.tenants import Arrival, TenantFactors
 from wattmeter.energy_model.step_model import StepModel, StepWork
-from wattmeter.faults import Fault
+from wattmeter.faults import Fault, flag_set
 from wattmeter.metering.idle_power import SETTLE_SECONDS, IdleTracker
 from wattmeter.metering.timeline import TimelineView
 from wattmeter.monitor.inbox import Estimate, estimate
@@ -415,7 +415,9 @@ class Settler:
         idle = joules if steady else self._idle_joules(draft.seconds)
         if idle is None:
             flags |= {Fault.IDLE_NOT_MEASURED}
-        return replace(draft, idle_joules=idle, unattributed_joules=joules - (idle or 0.0), flags=flags)
+        return replace(
+            draft, idle_joules=idle, unattributed_joules=joules - (idle or 0.0), flags=flag_set(flags)
+        )
 
     def _busy(
         self,
@@ -462,7 +464,7 @@ class Settler:
             decode_joules=float(np.sum(split.decode_joules)),
             unattributed_joules=float(np.sum(split.unattributed_joules)),
             groups={name: float(by_group[number]) for name, number in names.items()},
-            flags=flags,
+            flags=flag_set(flags),
         )
         return second, SecondShares(steps.request_ids, flags, split, variance)
 
@@ -493,7 +495,7 @@ def _measured(new: Collected, progress: Progress, start_ns: int, end_ns: int) ->
     parts = [timeline.energy(start_ns, end_ns) for timeline in new.timelines.values()]
     notices = (*new.notices, *progress.notices)
     flags = frozenset(notice.fault for notice in notices if notice.overlaps(start_ns, end_ns))
-    flags = flags.union(*(part.flags for part in parts))
+    flags = flag_set(flags.union(*(part.flags for part in parts)))
     joules = None
     deviation = 0.0
     if all(part.complete for part in parts):
