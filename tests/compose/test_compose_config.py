@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,11 @@ def _tool(name: str) -> str:
     return found
 
 
-def _config(*profiles: str, file: Path = ROOT / "docker-compose.yml") -> dict[str, Any]:
-    words = [word for profile in profiles for word in ("--profile", profile)]
-    command = [_tool("docker-compose"), "-f", str(file), "--project-directory", str(ROOT), *words, "config"]
+def _config(*profiles: str, files: tuple[Path, ...] = (ROOT / "docker-compose.yml",)) -> dict[str, Any]:
+    words = [word for file in files for word in ("-f", str(file))]
+    words += ["--project-directory", str(ROOT)]
+    words += [word for profile in profiles for word in ("--profile", profile)]
+    command = [_tool("docker-compose"), *words, "config"]
     done = subprocess.run(
         [*command, "--format", "json"], capture_output=True, text=True, timeout=60, check=False
     )
@@ -33,6 +36,42 @@ def _config(*profiles: str, file: Path = ROOT / "docker-compose.yml") -> dict[st
         raise AssertionError(done.stderr)
     loaded: dict[str, Any] = json.loads(done.stdout)
     return loaded
+
+
+def test_the_pinned_file_pins_every_image_and_changes_nothing_else() -> None:
+    profiles = ("gpu", "scale", "run")
+    plain = _config(*profiles)["services"]
+    pinned = _config(*profiles, files=(ROOT / "docker-compose.yml", ROOT / "docker-compose.pinned.yml"))
+    for name, service in pinned["services"].items():
+        before = plain[name]
+        build = service.get("build")
+        if build is None:
+            tag, _, digest = service["image"].partition("@sha256:")
+            assert (tag, len(digest)) == (before["image"], 64), name
+            service["image"] = tag
+        else:
+            text = (ROOT / build["dockerfile"]).read_text(encoding="utf-8")
+            found = set(re.findall(r"^FROM (\S+:\S+)", text, re.MULTILINE))
+            given = build.pop("additional_contexts")
+            assert set(given) == found, name
+            assert all(
+                re.fullmatch(rf"docker-image://{tag}@sha256:[0-9a-f]{{64}}", given[tag]) for tag in given
+            )
+            if "args" in build:
+                image = build["args"]["VLLM_IMAGE"].partition("@sha256:")[0]
+                assert image == before["build"]["args"]["VLLM_IMAGE"]
+                build["args"]["VLLM_IMAGE"] = image
+        assert service == before, name
+
+
+def test_released_images_stand_on_the_pinned_digests() -> None:
+    pinned = (ROOT / "docker-compose.pinned.yml").read_text(encoding="utf-8")
+    release = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    images = re.findall(r"(python:\S+@sha256:\w+|vllm/vllm-openai:\S+@sha256:\w+)", pinned)
+    assert len(images) == 2
+    assert sorted(re.findall(r"\S+?[=/]((?:python|vllm/vllm-openai):\S+@sha256:\w+)", release)) == sorted(
+        images
+    )
 
 
 def test_up_starts_four_services() -> None:
@@ -69,7 +108,7 @@ def test_compose_refuses_a_planted_mistake(tmp_path: Path, old: str, new: str) -
     planted = tmp_path / "docker-compose.yml"
     planted.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(AssertionError):
-        _config("scale", "run", file=planted)
+        _config("scale", "run", files=(planted,))
 
 
 @pytest.mark.parametrize("component", ["server", "loadgen"])
