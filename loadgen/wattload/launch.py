@@ -19,6 +19,7 @@ from wattload.analysis.compute import load_run
 from wattload.errors import InputError, RunInvalid
 from wattload.rundir.directory import default_directory
 from wattload.rundir.run import Run
+from wattmeter.standard_streams import say
 
 # How often it is asked whether a test is over before its time.
 _OVER_SECONDS = 0.5
@@ -110,7 +111,7 @@ def _followed(command: list[str], *, shown: bool, over: Callable[[], bool] | Non
             for line in process.stderr:
                 last = line.strip() or last
                 if shown:
-                    sys.stderr.write(line)
+                    say(line.rstrip("\n"), error=True)
             status = process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from wattmeter.standard_streams import give_up, open_standard_streams, say
 from wattserve import __version__
 from wattserve.meter.process import DEFAULT_PORT
 
@@ -74,7 +76,7 @@ def root(
 
 def refuse(command: str, message: object) -> NoReturn:
     """One sentence on standard error, exit status 2."""
-    print(f"wattserve {command}: {message}", file=sys.stderr, flush=True)
+    say(f"wattserve {command}: {message}", error=True)
     raise typer.Exit(2)
 
 
@@ -361,8 +363,16 @@ def vllm(context: typer.Context) -> None:
 
 def main() -> None:
     """The console script. No traceback reaches the user unless WATTSERVE_DEBUG is 1."""
+    open_standard_streams()
     try:
         app(prog_name="wattserve")
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE):
+            give_up(sys.stdout)
+            say(f"wattserve: stdout takes nothing more: {error.strerror}", error=True)
+        else:
+            report(error)
+        sys.exit(1)
     except Exception as error:
         report(error)
         sys.exit(1)
@@ -384,7 +394,7 @@ def report(error: Exception) -> None:
             where = f"please report it with the file {file.name}"
         except OSError:
             where = "please report it with the traceback that WATTSERVE_DEBUG=1 shows"
-    print(f"wattserve: unexpected error: {shown}; {where}", file=sys.stderr, flush=True)
+    say(f"wattserve: unexpected error: {shown}; {where}", error=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "meters",
         "schema clock",
         "sensor_gain",
-        "faults arrays endpoints whole_file",
+        "faults arrays endpoints whole_file standard_streams",
     ),
     "wattserve": (
         "__main__",

@@ -27,6 +27,7 @@ from wattload.cli.other_tools import command_advice, flag_advice
 from wattload.cli.repeat_count import with_repeats
 from wattload.errors import InputError, RunInvalid
 from wattload.redaction import shown
+from wattmeter.standard_streams import give_up, open_standard_streams, say
 
 _INTERRUPTED = 130
 # What Kubernetes writes into <SERVICE>_PORT.
@@ -170,6 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     No traceback reaches the user unless WATTLOAD_DEBUG is 1.
     """
+    open_standard_streams()
     threading.excepthook = lambda found: _report(found.exc_value)
     try:
         signals = Signals()
@@ -260,5 +262,8 @@ def _report(error: BaseException | None) -> None:
 
 
 def _last_line(text: str) -> None:
-    sys.stdout.flush()
-    print(shown(text), file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        give_up(sys.stdout)
+    say(shown(text), error=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from wattload.analysis.compare import compare
 from wattload.analysis.verdict import judge
 from wattload.errors import InputError, NoVerdict, RunInvalid
 from wattload.report.compare_page import print_table, write_page
+from wattmeter.standard_streams import say
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def compare_runs(
         raise InputError("compare was given the same run directory twice")
     comparison = compare(runs, force=force)
     for text in comparison.objections:
-        typer.echo(f"WARNING: {text}", file=sys.stderr)
+        say(f"WARNING: {text}", error=True)
     verdicts = judge(conditions, comparison)
     said = [*verdicts.met, *verdicts.open]
     if html is not None:

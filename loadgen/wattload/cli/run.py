@@ -12,6 +12,7 @@ from wattload.cli.options import ConfigFile, UrlArgument, UrlOption, settings_of
 from wattload.config import RunConfig
 from wattload.errors import RunInvalid
 from wattload.session import execute
+from wattmeter.standard_streams import say
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +63,7 @@ def _repeat(base: RunConfig, repeats: int | None, until: str | None) -> None:
         folder,
         plan,
         execute=lambda config: execute(config, quiet=True).result,
-        say=lambda text: typer.echo(text, err=True),
+        say=lambda text: say(text, error=True),
     )
     print_repeats(found)
     typer.echo(f"figures: {folder / 'repeats.json'}")

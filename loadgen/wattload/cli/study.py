@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from wattload.study.conduct import Conductor, Left, left, pace_of, remaining
 from wattload.study.design import blocks, spoken
 from wattload.study.directory import StudyDir
 from wattload.study.spec import Study, load_study
+from wattmeter.standard_streams import say
 
 DEMO = "demo"
 
@@ -199,4 +199,4 @@ def _variables(values: list[str]) -> dict[str, str]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, error=True)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from wattload.redaction import shown
+from wattmeter.standard_streams import give_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,37 +91,51 @@ class Progress:
         """The end of the run."""
 
 
-class PlainProgress(Progress):
+class WrittenProgress(Progress):
+    """Progress as text. A stream that takes nothing (its disk is full, its reader is gone) does not end the
+    load: nothing more is written to it."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._taken = True
+
+    def _write(self, text: str) -> None:
+        if not self._taken:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self._taken = False
+            if self._stream is sys.stderr:
+                give_up(sys.stderr)
+
+
+class PlainProgress(WrittenProgress):
     seconds = 5.0
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        self._stream = stream or sys.stderr
-
     def show(self, snapshot: Snapshot) -> None:
-        print(f"{snapshot.elapsed_seconds:6.1f} s  {snapshot.line()}", file=self._stream, flush=True)
+        self._write(f"{snapshot.elapsed_seconds:6.1f} s  {snapshot.line()}\n")
 
     def say(self, text: str) -> None:
-        print(shown(text), file=self._stream, flush=True)
+        self._write(f"{shown(text)}\n")
 
 
-class JsonProgress(Progress):
+class JsonProgress(WrittenProgress):
     """One JSON object a line, for programs."""
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        self._stream = stream or sys.stderr
-
-    def _write(self, value: dict[str, Any]) -> None:
-        print(json.dumps({"unix_seconds": time.time(), **value}), file=self._stream, flush=True)
+    def _object(self, value: dict[str, Any]) -> None:
+        self._write(json.dumps({"unix_seconds": time.time(), **value}) + "\n")
 
     def show(self, snapshot: Snapshot) -> None:
         # `asked_rps`: the name that scheduled_rps had before.
-        self._write({"progress": {**asdict(snapshot), "asked_rps": snapshot.scheduled_rps}})
+        self._object({"progress": {**asdict(snapshot), "asked_rps": snapshot.scheduled_rps}})
 
     def say(self, text: str) -> None:
-        self._write({"message": shown(text)})
+        self._object({"message": shown(text)})
 
 
-class RichProgress(Progress):
+class RichProgress(WrittenProgress):
     """A panel that is drawn over itself.
 
     Drawn by hand and not by rich's Live, whose layout takes milliseconds in which no request can be sent;
@@ -130,7 +145,7 @@ class RichProgress(Progress):
     _BAR = 28
 
     def __init__(self, stream: IO[str] | None = None, *, colour: bool = True) -> None:
-        self._stream = stream or sys.stderr
+        super().__init__(stream)
         self._colour = colour
         self._lines = 0
 
@@ -154,13 +169,11 @@ class RichProgress(Progress):
             f"  energy    {s.energy()}",
         ]
         up = f"\x1b[{self._lines}A" if self._lines else ""
-        self._stream.write(up + "".join(f"\x1b[2K{row}\n" for row in rows))
-        self._stream.flush()
+        self._write(up + "".join(f"\x1b[2K{row}\n" for row in rows))
         self._lines = len(rows)
 
     def say(self, text: str) -> None:
-        self._stream.write(f"{shown(text)}\n")
-        self._stream.flush()
+        self._write(f"{shown(text)}\n")
         self._lines = 0
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 from typing import Any
 
+from wattmeter.standard_streams import say
 from wattserve.http.garbage import GarbageKeeper
 from wattserve.http.middleware import ASGIApp
 
@@ -67,7 +68,7 @@ def serve(app: ASGIApp, listener: socket.socket, *, name: str, announce: str) ->
             await super().startup(sockets=sockets)
             if self.started:
                 garbage.start()
-                print(f"{name} listening on {url_of(listener)}{announce}", flush=True)
+                say(f"{name} listening on {url_of(listener)}{announce}")
 
     config: Any = uvicorn.Config(
         app,

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+from wattmeter.standard_streams import say
+
 # Exit statuses of the meter after which it is not started again: an ordinary end, arguments or a machine that
 # cannot work, another meter at the same socket.
 FINAL_STATUSES = (0, 2, 3)
@@ -40,11 +42,7 @@ def main(arguments: list[str]) -> int:
         if status in FINAL_STATUSES:
             return status
         pause = FIRST_PAUSE_SECONDS if time.monotonic() - started > STEADY_SECONDS else pause
-        print(
-            f"wattserve: the meter ended with status {status}; it is started again",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"wattserve: the meter ended with status {status}; it is started again", error=True)
         if select.select([server], [], [], pause)[0]:
             return 0
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

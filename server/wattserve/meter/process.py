@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wattmeter.standard_streams import say
+
 if TYPE_CHECKING:
     from wattserve.http.keys import Keys, TenantFrom
 
@@ -149,7 +151,7 @@ def main(arguments: list[str]) -> int:
     try:
         return run(MeterOptions(**json.loads(arguments[0])))
     except OptionsError as error:
-        print(f"wattserve meter: {error}", file=sys.stderr, flush=True)
+        say(f"wattserve meter: {error}", error=True)
         return REFUSED
 
 

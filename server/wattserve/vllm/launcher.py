@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wattmeter.standard_streams import say
 from wattserve.protocol import address as addresses
 from wattserve.vllm import meter_process
 from wattserve.vllm.settings import (
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     except SettingError as error:
         return _refuse(str(error))
     except meter_process.MeterStartError as error:
-        print(f"wattserve vllm: {error}", file=sys.stderr, flush=True)
+        say(f"wattserve vllm: {error}", error=True)
         return 1
     try:
         return _serve(vllm_arguments)
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"wattserve vllm: {sentence}", file=sys.stderr, flush=True)
+    say(f"wattserve vllm: {sentence}", error=True)
     return 2
 
 
@@ -238,7 +239,7 @@ def _serve(arguments: Sequence[str]) -> int:
         return 130
     except BaseException as error:
         traceback.print_exc()
-        print(f"wattserve vllm: vLLM ended: {_last_line(error)}", file=sys.stderr, flush=True)
+        say(f"wattserve vllm: vLLM ended: {_last_line(error)}", error=True)
         return 1
     return _ended(0, outcome.engine_death())
 
@@ -246,7 +247,7 @@ def _serve(arguments: Sequence[str]) -> int:
 def _ended(code: int, death: str | None) -> int:
     if death is None:
         return code
-    print(f"wattserve vllm: {death}", file=sys.stderr, flush=True)
+    say(f"wattserve vllm: {death}", error=True)
     return code or 1
 
 

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from wattmeter.standard_streams import say
 from wattserve.http import middleware as shared
 from wattserve.http.errors import error_object
 from wattserve.http.keys import Keys, unauthorized
@@ -203,7 +203,7 @@ class EnergyMiddleware:
             return
         sentence = "vLLM's engine died while serving; the reason is further up in the log"
         outcome.engine_died(sentence)
-        print(f"wattserve: {sentence}", file=sys.stderr, flush=True)
+        say(f"wattserve: {sentence}", error=True)
 
 
 def keys_of(app: Any, environment: Mapping[str, str]) -> list[str]:

@@ -39,6 +39,7 @@ from wattload.schedule.mapped import mapped
 from wattload.schedule.options import PromptOptions
 from wattload.schedule.parquet import load as load_schedule
 from wattload.schedule.table import Schedule
+from wattmeter.standard_streams import say
 
 log = logging.getLogger("wattload")
 _READ = 1
@@ -344,5 +345,5 @@ def _end_with(descriptor: int) -> None:
                     break
     finally:
         watcher.close()
-    print("wattload worker: the master has ended, so this worker ends", file=sys.stderr, flush=True)
+    say("wattload worker: the master has ended, so this worker ends", error=True)
     os._exit(1)
