@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
+
+import pytest
 
 CODE = """
 import gc, json, weakref
@@ -63,3 +66,38 @@ def test_the_collector_looks_at_what_is_old_when_nobody_waits() -> None:
     told = json.loads(done.stdout)
     assert [what for what, true in told.items() if not true] == []
     assert len(told) == 7
+
+
+MEMORY = """
+import json, re
+from pathlib import Path
+from wattserve.http.garbage import IDLE_SECONDS, TRIM_SECONDS, GarbageKeeper
+
+def resident_mb():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+now = 0.0
+keeper = GarbageKeeper(lambda: now)
+keeper.start()
+told = {}
+for name, seconds, idle in (("under load", TRIM_SECONDS, False), ("at rest", IDLE_SECONDS, True)):
+    held = [bytes(3000) for _ in range(30_000)]
+    kept = held[::20]  # what lives on lies between what is freed
+    held = None
+    before = resident_mb()
+    now += 1.5
+    keeper.tick(idle=False)
+    told[f"not at once ({name})"] = before - resident_mb() < 20
+    now += seconds
+    keeper.tick(idle=idle)
+    told[f"given back {name}"] = before - resident_mb() > 40
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot give back")
+def test_freed_memory_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert len(told) == 4
+    assert all(told.values()), told
