@@ -2,8 +2,9 @@
 
 Sessions of several turns run at once against the simulator, each server and client on one core (taskset):
 with planned history (invented text of the planned length, so what the server generated stays cold in its
-prefix cache) and with the server's own answers, as texts and as messages. Joules are simulated. Needs a quiet
-machine:
+prefix cache) and with the server's own answers: by their token ids (completions), and as messages. `text`
+among `--histories` sends the answers of completions as text, as to a server that tells no ids. Joules are
+simulated. Needs a quiet machine:
 
     python benchmarks/loadgen/sessions.py --sessions 100 --turns 20 --repeats 3
 
@@ -88,9 +89,10 @@ def write_trace(path: Path, sessions: int, turns: int, seed: int) -> None:
 
 def run(url: str, trace: Path, out: Path, *, api: str, history: str, seed: int, core: int) -> dict[str, Any]:
     """One run: joules, cached tokens, lag and CPU."""
+    own = ["server", "--tokenizer", "server"] if history == "text" else [history]
     command = [
         sys.executable, "-m", "wattload.cli", "run", url, "--trace", str(trace), "--api", api, "--history",
-        history, "--out", str(out), "--progress", "none", "--no-report", "--warmup", "5", "--duplicate-times",
+        *own, "--out", str(out), "--progress", "none", "--no-report", "--warmup", "5", "--duplicate-times",
         "keep", "--seed", str(seed),
     ]  # fmt: skip
     done = subprocess.run(
@@ -108,6 +110,7 @@ def run(url: str, trace: Path, out: Path, *, api: str, history: str, seed: int, 
     energy = result["energy"]
     count = result["requests"]["completed_in_window"]
     return {
+        "history": result["workload"]["history"],
         "completed": len(whole),
         "of": len(rows),
         "valid": result["valid"],
@@ -132,9 +135,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--apis", default="completions,chat")
+    parser.add_argument("--histories", default="planned,server", help="of planned, server and text")
     parser.add_argument("--cores", default="0,1", help="of the server (not with --url) and of the client")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    histories = options.histories.split(",")
+    if not set(histories) <= {"planned", "server", "text"}:
+        parser.error(f"--histories {options.histories}: of planned, server and text")
     cores = [int(core) for core in options.cores.split(",")]
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -143,7 +150,7 @@ def main() -> None:
             trace = folder / f"trace-{seed}.csv"
             write_trace(trace, options.sessions, options.turns, seed)
             for api in options.apis.split(","):
-                for history in ("planned", "server"):
+                for history in histories:
                     with serving(options.url, cores[0]) as url:
                         texts = sum(map(len, found.values())) if options.url else seed
                         out = folder / f"{api}-{history}-{seed}"
@@ -159,12 +166,14 @@ def main() -> None:
                         f" {one['memory']:.0f} MB",
                         flush=True,
                     )
-    for api in options.apis.split(","):
-        planned, server = (found[f"{api} {history}"] for history in ("planned", "server"))
+    for name, own in found.items():
+        planned = found.get(f"{name.split()[0]} planned", [])
+        if not planned or own is planned:
+            continue
         for what in ("attributed", "prefill"):
-            ratios = [b[what] / a[what] for a, b in zip(planned, server, strict=True)]
+            ratios = [b[what] / a[what] for a, b in zip(planned, own, strict=True)]
             spread = f"{np.mean(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-            print(f"{api}: {what} with own answers over planned: {spread}")
+            print(f"{name}: {what} over planned: {spread}")
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wattload.analysis.assertions import check_assertions
 from wattload.client.endpoint import Endpoint
 from wattload.client.output_limit import output_limit_of
+from wattload.client.told_ids import why_no_ids
 from wattload.clock import unix_now
 from wattload.config import RunConfig, command_of
 from wattload.energy.client import EnergySource
@@ -30,6 +31,7 @@ from wattload.rundir.directory import CAPTURE_SCHEMA, Capture, RunDir, default_d
 from wattload.rundir.host import host, versions
 from wattload.rundir.result import ArrivalsInfo, RunJson, SystemPromptInfo, WorkloadInfo
 from wattload.schedule.build import Streams, load_streams, plan, process_of, target_rate
+from wattload.schedule.content import DEFAULT_VOCAB_SIZE, safe_ids
 from wattload.schedule.frame import DEFAULT_INPUTS, Frame, parse_image, system_of
 from wattload.schedule.images import check_images, noting_images, planned_images
 from wattload.schedule.mapped import mapped
@@ -204,6 +206,11 @@ def _check_endpoint(config: RunConfig, endpoint: Endpoint) -> None:
             raise InputError("history", f"server: {name} says nothing that a next turn could go on from")
     elif prompts.inputs is not None:
         raise InputError("inputs", f"{prompts.inputs}: is for `api` embeddings, rerank and score, not {name}")
+    choices = (config.requests.body or {}).get("n")
+    if config.schedule.history == "server" and isinstance(choices, int) and choices > 1:
+        raise InputError(
+            "body", f": asks for {choices} responses (n), and with `history` server a turn goes on from one"
+        )
     several = bool(endpoint.models) or any(tenant.models for tenant in config.workload.tenant)
     if several and "model" in (config.requests.body or {}):
         raise InputError("body", ": names a model, and several are to be asked for")
@@ -228,10 +235,49 @@ def plan_schedule(
     by_tag = {tenant.tag: tenant.models for tenant in streams.tenants if tenant.models}
     mix = endpoint.models or ((endpoint.model, 1.0),)
     schedule = with_models(schedule, mix, by_tag, seed=config.schedule.seed)
-    if needs_text(schedule, endpoint.api, system=system[1]):
-        tokenizer = prompts.tokenizer
-        return with_text(schedule, endpoint, tokenizer=tokenizer, max_model_len=max_model_len, system=system)
-    return replace(schedule, frame=replace(schedule.frame, system_tokens=system[0]))
+    no_ids = _why_no_ids(schedule, config, endpoint, system=system[1])
+    if not needs_text(schedule, endpoint.api, system=system[1], told_ids=no_ids == ""):
+        return replace(schedule, frame=replace(schedule.frame, system_tokens=system[0]))
+    tokenizer = prompts.tokenizer or "server"
+    try:
+        made = with_text(schedule, endpoint, tokenizer=tokenizer, max_model_len=max_model_len, system=system)
+    except InputError as error:
+        if not no_ids:
+            raise
+        raise _no_history(error, no_ids) from error
+    return _noting_text(made, no_ids) if no_ids else made
+
+
+def _why_no_ids(schedule: Schedule, config: RunConfig, endpoint: Endpoint, *, system: str) -> str | None:
+    """A clause on why later turns cannot repeat responses by their token ids; empty where they can, None
+    where that is not asked for: responses are not repeated, a tokenizer is named, or prompts are text anyway.
+    """
+    prompts = config.prompts
+    if not schedule.own_answers or prompts.tokenizer is not None:
+        return None
+    if needs_text(schedule, endpoint.api, system=system, told_ids=True):
+        return None
+    return why_no_ids(
+        endpoint, config.requests, prompt=[safe_ids(prompts.vocab_size or DEFAULT_VOCAB_SIZE)[0]]
+    )
+
+
+def _no_history(error: InputError, no_ids: str) -> InputError:
+    """`error`, for which text cannot be made, where token ids cannot be had either."""
+    return InputError(
+        "history",
+        f"server: {no_ids} (vLLM tells them from 0.10.2 on), and text cannot take their place"
+        f" ({error.message.lstrip(': ')}); use such a server, or `history` planned",
+    )
+
+
+def _noting_text(schedule: Schedule, no_ids: str) -> Schedule:
+    """`schedule` with a note that its history is text, and why."""
+    note = (
+        "later turns repeat the server's responses as text, which it may count as other tokens than it"
+        f" generated: {no_ids}"
+    )
+    return replace(schedule, notes=(*schedule.notes, note))
 
 
 def send(prepared: Prepared, progress: Progress) -> RunJson:
@@ -468,6 +514,7 @@ def _workload(config: RunConfig, streams: Streams, schedule: Schedule, directory
         system_prompt=_system_prompt(schedule.frame),
         image=config.prompts.image if schedule.frame.image is not None else None,
         images=planned_images(schedule),
+        history=("text" if schedule.has_text else "token_ids") if schedule.own_answers else None,
         inputs=schedule.frame.inputs or None,
     )
 

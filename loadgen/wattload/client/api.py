@@ -94,6 +94,8 @@ APIS: dict[str, Api] = {
         Api(endpoints.SCORE, b'{"text_1":', forces=False, item=b"score"),
     )
 }
+# The field of a request that has a server tell the ids of the tokens that it generates (vLLM from 0.10.2 on).
+RETURN_IDS = "return_token_ids"
 # What the schedule decides in each request's JSON, whichever endpoint it is for.
 OWN_KEYS = frozenset(
     (

@@ -14,21 +14,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wattload import clock
-from wattload.client.api import Api
+from wattload.client.api import RETURN_IDS
 from wattload.client.endpoint import Endpoint, RequestOptions
 from wattload.client.events import (
     MOST_SAID_CHARACTERS,
     EventError,
     RepeatedEvent,
+    RepeatedIds,
     StreamEvent,
     body_error,
+    json_ids,
     json_text,
     merged_usage,
+    plain_ids,
     plain_text,
     quoted,
     read_event,
     read_line,
     token_count,
+    without_prompt_ids,
 )
 from wattload.client.proxy import proxy_for
 from wattload.client.readable import readable, request_energy
@@ -64,15 +68,16 @@ class Call:
         "_body",
         "_client",
         "_done",
+        "_ids",
         "_last",
         "_parser",
         "_parts",
         "_plain",
         "_reasoned",
         "_repeated",
+        "_said",
         "_said_done",
         "_sse",
-        "_texts",
         "connection",
         "finish",
         "record",
@@ -91,7 +96,9 @@ class Call:
     ) -> None:
         self._client, self.record, self._done = client, record, done
         self._api = client.api
-        self._texts = said
+        # Pieces of the answer, as a next prompt has them: of its text, or its token ids where they are told.
+        self._said = said
+        self._ids = client.returns_ids
         self._parser = ResponseParser()
         self._sse: SseParser | None = None
         self._plain = False
@@ -121,8 +128,8 @@ class Call:
         if self._repeated is not None:
             if self._repeated.is_all_of(data):
                 self._token(now)
-                if self._texts is not None:
-                    self._texts.append(self._repeated.text_of(data))
+                if self._said is not None:
+                    self._said.append(self._repeated.said_in(data))
                 return
             self._repeated = None
         try:
@@ -175,15 +182,19 @@ class Call:
         sse = self._sse
         assert sse is not None
         api = self._api
-        for payload in sse.feed(body):
+        payloads = sse.feed(body)
+        if self._ids:
+            payloads = [without_prompt_ids(payload) for payload in payloads]
+        for payload in payloads:
             if api.is_plain(payload):
                 self._token(now)
                 if self._reasoned:
                     self._answered(now)
-                if self._texts is not None:
-                    self._texts.append(plain_text(payload))
+                if self._said is not None:
+                    self._said.append(plain_ids(payload) if self._ids else plain_text(payload))
                 if api.repeats and self._parser.between_chunks and sse.between_events:
-                    self._repeated = RepeatedEvent.of(payload, api.event)
+                    repeated = RepeatedIds if self._ids else RepeatedEvent
+                    self._repeated = repeated.of(payload, api.event)
             else:
                 self._event(read_event(payload, api.read), payload, now)
         if sse.failures:
@@ -204,11 +215,12 @@ class Call:
                 self._answered(now)
             if event.tool_calls:
                 self.record.tool_calls = max(self.record.tool_calls or 0, event.tool_calls)
-            if self._texts is not None and event.text:
-                self._texts.append(json_text(event.text))
         elif event.blank:
             self._blanks.append(self.record.chunks)
             self._token(now)
+        if self._said is not None:
+            # An id may have no text: of half a character, of the token that ends a response.
+            self._said.append(json_ids(event.token_ids) if self._ids else json_text(event.text))
         if event.begins_tool_call:
             self.record.tool_calls = (self.record.tool_calls or 0) + 1
         if event.finish is not None:
@@ -326,7 +338,7 @@ class Call:
             self._events(b"", self._last)
 
     def _no_stream(self) -> None:
-        said = self._said()
+        said = self._complaint()
         try:
             event = read_event(self._body)
         except EventError:
@@ -367,6 +379,7 @@ class Call:
             self._fail(Outcome.SERVER_ERROR, "the stream ended without a finish reason and without counts")
             return
         self._settle()
+        self._check_ids()
         planned, got = record.output_tokens_planned, record.output_tokens
         if not record.chunks and got:
             self._fail(Outcome.MALFORMED_RESPONSE, "usage counts tokens, but no event carried one")
@@ -377,12 +390,21 @@ class Call:
         else:
             self._finish(Outcome.COMPLETED)
 
-    def _said(self) -> str:
+    def _check_ids(self) -> None:
+        """Says in the row where the ids that were told are not those of all tokens that were counted."""
+        record = self.record
+        if self._said is None or not self._ids or record.output_tokens is None or record.unread is not None:
+            return
+        told = sum(piece.count(b",") for piece in self._said)
+        if told != record.output_tokens:
+            record.unread = f"token_ids: {told} ids, where usage counts {record.output_tokens} tokens"
+
+    def _complaint(self) -> str:
         """What the body of a failure says."""
         return self._client.redact(readable(body_error(self._body)))
 
     def _http_failure(self, status: int) -> None:
-        said = self._said()
+        said = self._complaint()
         headers = self._parser.headers
         if status == 429:
             wait = headers.get("retry-after")
@@ -547,7 +569,9 @@ class Client:
         self._content = self.api.content
         # Whether a prompt goes on in a JSON value that has begun with the system prompt.
         self._goes_on = False
-        self._common = {"": _common_body(self.api, endpoint.model, self.options, forced=self.forced)}
+        # Whether responses are asked to tell the ids of their tokens.
+        self.returns_ids = False
+        self._common = {"": self._common_body(endpoint.model)}
         wanted = [(self.options.body or {}).get(name) for name in ("n", "best_of")]
         # How many sequences a request asks for.
         self.sequences = max([1, *(n for n in wanted if isinstance(n, int) and not isinstance(n, bool))])
@@ -569,6 +593,13 @@ class Client:
             return (self._turn - 1) % count
         # Of those that are as little busy, another one each time.
         return min(range(count), key=lambda i: (self.targets[i].in_flight, (i - self._turn) % count))
+
+    def return_ids(self) -> None:
+        """Asks for the ids of the tokens that are generated, in every request that is prepared from now on;
+        `send` then tells them in place of the text.
+        """
+        self.returns_ids = True
+        self._common = {"": self._common_body(self.endpoint.model)}
 
     def begin_with(self, system: bytes, *, glue: str) -> None:
         """Puts a system prompt into every request that is prepared from now on.
@@ -599,14 +630,23 @@ class Client:
                 limits += b',"min_tokens":%d' % tokens
         common = self._common.get(record.model)
         if common is None:
-            common = _common_body(self.api, record.model, self.options, forced=self.forced)
-            self._common[record.model] = common
+            common = self._common[record.model] = self._common_body(record.model)
         if self._goes_on:
             prompt = prompt[1:]
         body = b"".join((self._content, prompt, limits, common))
         group = f"x-energy-group: {record.tag}\r\n" if record.tag else ""
         own = f"x-request-id: {record.request_id}\r\n{group}Content-Length: {len(body)}\r\n\r\n"
         return b"".join((self._head, own.encode("latin-1", "replace"), body))
+
+    def _common_body(self, model: str) -> bytes:
+        """What every request for `model` ends with."""
+        body: dict[str, Any] = {"model": model, **dict(self.api.fixed)}
+        if self.forced:
+            body["ignore_eos"] = True
+        if self.returns_ids:
+            body[RETURN_IDS] = True
+        body.update(self.options.body or {})
+        return b"," + json.dumps(body, separators=(",", ":")).encode()[1:]
 
     def send(
         self,
@@ -616,7 +656,8 @@ class Client:
         said: list[bytes] | None = None,
     ) -> None:
         """Sends what `prepare` made. `done` gets the record once, later or, on an error at once, in this
-        call. `said` gets the text of the answer, piece by piece, as JSON has it between quotes.
+        call. `said` gets the text of the answer, piece by piece, as JSON has it between quotes; after
+        `return_ids` the ids of its tokens, each behind a comma.
         """
         call = Call(self, record, done, said)
         self.calls.add(call)
@@ -653,15 +694,6 @@ class Client:
         self.abort_all("the client was closed")
         for target in self.targets:
             target.pool.close()
-
-
-def _common_body(api: Api, model: str, options: RequestOptions, *, forced: bool) -> bytes:
-    """What every request for `model` ends with."""
-    body: dict[str, Any] = {"model": model, **dict(api.fixed)}
-    if forced:
-        body["ignore_eos"] = True
-    body.update(options.body or {})
-    return b"," + json.dumps(body, separators=(",", ":")).encode()[1:]
 
 
 def _image_tokens(details: dict[str, Any]) -> int | None:

@@ -51,6 +51,7 @@ class StreamEvent:
         tool_calls: how many calls of tools the response has by now, where the event is about one.
         begins_tool_call: a call of a tool begins, where calls are not numbered.
         text: the text of the answer in it, of the first choice; no reasoning.
+        token_ids: the ids of its tokens where the server tells them, of the first choice, as they came.
         unread: nothing in it was understood, and it is no part of a completion.
     """
 
@@ -65,6 +66,7 @@ class StreamEvent:
     tool_calls: int = 0
     begins_tool_call: bool = False
     text: str = field(default="", compare=False)
+    token_ids: object = field(default=None, compare=False)
 
 
 _NOTHING = StreamEvent()
@@ -200,7 +202,7 @@ def _usages(body: dict[str, Any], choices: list[Any]) -> Iterator[dict[str, Any]
 
 def _completion(choices: list[Any], usage: dict[str, Any] | None, payload: bytes) -> StreamEvent:
     token = blank = reasoning = False
-    finish, text, calls = None, "", 0
+    finish, text, calls, ids = None, "", 0, None
     for choice in choices:
         if not isinstance(choice, dict):
             raise EventError(f"a choice is not an object: {payload[:80]!r}")
@@ -216,9 +218,10 @@ def _completion(choices: list[Any], usage: dict[str, Any] | None, payload: bytes
         reasoning = reasoning or (reasons and not answers)
         blank = blank or (empty and not ended)
         text = text or _text(choice)
+        ids = ids or choice.get("token_ids")
         calls = max(calls, _tool_calls(choice))
     blank = blank and not token
-    return StreamEvent(token, blank, reasoning, finish, usage, tool_calls=calls, text=text)
+    return StreamEvent(token, blank, reasoning, finish, usage, tool_calls=calls, text=text, token_ids=ids)
 
 
 def _carries(choice: dict[str, Any]) -> tuple[bool, bool, bool]:
@@ -268,6 +271,31 @@ def plain_text(payload: bytes) -> bytes:
     return found[1] if found is not None else b""
 
 
+def json_ids(ids: object) -> bytes:
+    """Token ids as they go on in a list of JSON, a comma before each; empty for what is no list of ids."""
+    if not isinstance(ids, list) or not all(type(one) is int and one >= 0 for one in ids):
+        return b""
+    return b"".join(b",%d" % one for one in ids)
+
+
+def plain_ids(payload: bytes) -> bytes:
+    """The token ids of an event that `is_plain_token` found to be one, as `json_ids` has them."""
+    place = payload.rfind(_IDS_KEY)
+    found = _IDS.match(payload, place + len(_IDS_KEY)) if place >= 0 else None
+    return b"," + found[1] if found is not None else b""
+
+
+def without_prompt_ids(payload: bytes) -> bytes:
+    """An event without the ids of its prompt, which the first one of a response repeats: they may be long,
+    and nothing looks at them.
+    """
+    begin = payload.find(_PROMPT_IDS_KEY)
+    end = payload.find(b"]", begin) if begin >= 0 else -1
+    if end < 0:
+        return payload
+    return b"".join((payload[:begin], _NO_PROMPT_IDS, payload[end + 1 :]))
+
+
 def error_text(error: object) -> str:
     """The sentence in an error of OpenAI's shape, or in one of another shape."""
     for _ in range(_DEEPEST_ERROR):
@@ -293,6 +321,12 @@ _KEYS = (b'"text":"', b'"content":"', b'"delta":"')
 # What a JSON string may hold as it is: no quotes, no escapes, nothing but ASCII.
 _TEXT = re.compile(rb"[ !#-\[\]-~]+")
 _QUOTED = re.compile(rb'"(?:text|content|delta)":"((?:[^"\\]|\\.)*)"', re.S)
+# These keys cannot occur within a JSON string, where quotes are escaped.
+_PROMPT_IDS_KEY, _NO_PROMPT_IDS = b'"prompt_token_ids":[', b'"prompt_token_ids":null'
+_IDS_KEY = b'"token_ids":['
+_ID = rb" *(?:0|[1-9][0-9]{0,9})"
+_ID_LIST = _ID + rb"(?:," + _ID + rb")* *"
+_IDS, _IDS_ALONE = re.compile(rb"(" + _ID_LIST + rb")\]"), re.compile(_ID_LIST)
 _LONGEST_SIZE_LINE = 12
 
 
@@ -307,16 +341,13 @@ class RepeatedEvent:
     @classmethod
     def of(cls, payload: bytes, name: bytes = b"") -> RepeatedEvent | None:
         """None where the text is not one that can be told from what is around it. `name`: of the event."""
-        line = b"event: " + name + b"\ndata: " if name else b"data: "
-        for key in _KEYS:
-            begin = payload.find(key) + len(key)
-            if begin >= len(key):
-                text = _TEXT.match(payload, begin)
-                if text is not None and payload[text.end() : text.end() + 1] == b'"':
-                    return cls(line + payload[:begin], payload[text.end() :] + b"\n\n\r\n")
-        return None
+        found = _text_span(payload)
+        if found is None:
+            return None
+        begin, end = found
+        return cls(_line(name) + payload[:begin], payload[end:] + b"\n\n\r\n")
 
-    def text_of(self, data: bytes) -> bytes:
+    def said_in(self, data: bytes) -> bytes:
         """The text of an event that `is_all_of` found to be one, as JSON has it between quotes."""
         line = data.find(b"\r\n", 0, _LONGEST_SIZE_LINE)
         return data[line + 2 + len(self._before) : len(data) - len(self._after)]
@@ -335,3 +366,63 @@ class RepeatedEvent:
             and data[:line] == b"%x" % size
             and _TEXT.fullmatch(data, line + 2 + len(self._before), len(data) - len(self._after)) is not None
         )
+
+
+class RepeatedIds(RepeatedEvent):
+    """The bytes around the text and around the token ids of such an event, where it tells ids."""
+
+    __slots__ = ("_between",)
+
+    def __init__(self, before: bytes, between: bytes, after: bytes) -> None:
+        super().__init__(before, after)
+        self._between = between
+
+    @classmethod
+    def of(cls, payload: bytes, name: bytes = b"") -> RepeatedIds | None:
+        """None where text and ids, in this order, cannot be told from what is around them."""
+        span, place = _text_span(payload), payload.rfind(_IDS_KEY) + len(_IDS_KEY)
+        ids = _IDS.match(payload, place) if span is not None and place > span[1] else None
+        if span is None or ids is None:
+            return None
+        between, after = payload[span[1] : place], payload[ids.end(1) :] + b"\n\n\r\n"
+        return cls(_line(name) + payload[: span[0]], between, after)
+
+    def said_in(self, data: bytes) -> bytes:
+        """The token ids of an event that `is_all_of` found to be one, as `json_ids` has them."""
+        end = len(data) - len(self._after)
+        return b"," + data[data.rfind(b"[", 0, end) + 1 : end]
+
+    def is_all_of(self, data: bytes) -> bool:
+        """Whether `data` is one whole HTTP chunk of one whole event, the same but for its text and ids."""
+        line = data.find(b"\r\n", 0, _LONGEST_SIZE_LINE)
+        if (
+            not data.endswith(self._after)
+            or not data.startswith(self._before, line + 2)
+            or data[:line] != b"%x" % (len(data) - line - 4)
+        ):
+            return False
+        # A text of no quotes ends where what is between the two first begins.
+        begin = line + 2 + len(self._before)
+        middle = data.find(self._between, begin)
+        return (
+            middle > begin
+            and _TEXT.fullmatch(data, begin, middle) is not None
+            and _IDS_ALONE.fullmatch(data, middle + len(self._between), len(data) - len(self._after))
+            is not None
+        )
+
+
+def _line(name: bytes) -> bytes:
+    """What stands before the JSON of an event. `name`: of the event, where it has one."""
+    return b"event: " + name + b"\ndata: " if name else b"data: "
+
+
+def _text_span(payload: bytes) -> tuple[int, int] | None:
+    """Where the text of an event begins and ends, if it is one of plain characters."""
+    for key in _KEYS:
+        begin = payload.find(key) + len(key)
+        if begin >= len(key):
+            text = _TEXT.match(payload, begin)
+            if text is not None and payload[text.end() : text.end() + 1] == b'"':
+                return begin, text.end()
+    return None

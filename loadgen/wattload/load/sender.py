@@ -39,7 +39,11 @@ def make_dispatcher(
     salt = salt_of(run_id) if prompts.content_salt is None else prompts.content_salt
     waiting = schedule.parents is not None or schedule.closed_concurrency > 0
     chat = client.api.chat
-    conversations = Conversations(schedule, chat=chat, salt=salt) if schedule.own_answers else None
+    conversations = None
+    if schedule.own_answers:
+        conversations = Conversations(schedule, chat=chat, salt=salt, vocab_size=prompts.vocab_size)
+        if conversations.by_ids:
+            client.return_ids()
     prompt = prompt_maker(schedule, api=client.endpoint.api, vocab_size=prompts.vocab_size, salt=salt)
     system = system_json(schedule, vocab_size=prompts.vocab_size, salt=salt)
     if system:

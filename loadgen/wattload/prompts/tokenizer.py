@@ -127,11 +127,13 @@ def word_pool(tokenizer: Tokenizer, *, chat: bool) -> WordPool:
     usual = Counter(alone).most_common(1)[0][0]
     first = [word for word, count in zip(CANDIDATES, alone, strict=True) if count == usual]
     words = _single(tokenizer, first, chat, first[0], usual)
+    # Where no chat is asked for, prompts are text for a reason that this does not know.
+    instead = "; send token ids (`api` completions)" if chat else ""
     if len(words) < _LEAST_WORDS:
         raise InputError(
             "tokenizer",
             f": only {len(words)} of {len(CANDIDATES)} common words are one token each, so text "
-            "of an exact length cannot be made; send token ids (`api` completions)",
+            f"of an exact length cannot be made{instead}",
         )
     rng = np.random.default_rng(0)
     extra = set()
@@ -139,7 +141,7 @@ def word_pool(tokenizer: Tokenizer, *, chat: bool) -> WordPool:
         text = " ".join(rng.choice(words, length))
         extra.add(tokenizer.counts([text], chat=chat)[0] - length)
     if len(extra) > 1:
-        raise InputError("tokenizer", ": text of n words is not n tokens and a constant; send token ids")
+        raise InputError("tokenizer", f": text of n words is not n tokens and a constant{instead}")
     return WordPool(tuple(words), extra.pop())
 
 

@@ -131,6 +131,11 @@ class WorkloadInfo(Section):
         "Images in all requests of the schedule: as many as the trace tells of, else one a request.",
         when_null="no images were planned",
     )
+    history: str | None = other(
+        "How later turns of sessions repeated the server's own responses: `token_ids`, exactly those that it"
+        " generated, or `text`, whose tokens it may count otherwise.",
+        when_null="invented text of the planned length stood for them, or there were no such turns",
+    )
     inputs: int | None = other(
         "Into how many texts or documents a prompt was shared out at most.",
         when_null="the endpoint generates",

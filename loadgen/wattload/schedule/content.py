@@ -81,6 +81,20 @@ def own_words(schedule: Schedule, index: int, start: int, stop: int, salt: int =
     return _spaced(schedule.words)[chosen].tobytes().decode("ascii")
 
 
+def own_ids(
+    schedule: Schedule, index: int, start: int, stop: int, *, vocab_size: int | None = None, salt: int = 0
+) -> bytes:
+    """Token ids `start` to `stop` of what row `index` says, as a list of JSON without its brackets; from 0 on
+    what all prompts share is among them.
+    """
+    low, high = safe_ids(vocab_size or DEFAULT_VOCAB_SIZE)
+    if start == 0:
+        places = _places(schedule, index, high - low, stop, salt=salt)
+    else:
+        places = _within(stream(_own(schedule, index, salt), start, stop), high - low)
+    return _rendered(low, high)[places].tobytes()[:-1]
+
+
 def prompt_maker(
     schedule: Schedule, *, api: str = "completions", vocab_size: int | None = None, salt: int = 0
 ) -> Callable[[Schedule, int], bytes]:
@@ -89,7 +103,7 @@ def prompt_maker(
 
     Raises ValueError for a chat of token ids.
     """
-    has_text = schedule.texts is not None or bool(schedule.words)
+    has_text = schedule.has_text
     size = vocab_size or DEFAULT_VOCAB_SIZE
     if api in ("embeddings", "rerank", "score"):
         if not has_text and api != "embeddings":
@@ -125,7 +139,7 @@ def _inputs(schedule: Schedule, row: int, api: str, vocab_size: int, salt: int) 
     """The inputs of an endpoint that generates nothing, from what stands before them in the JSON on."""
     total = int(schedule.prompt_tokens[row])
     count = schedule.frame.inputs_of(total) or 1
-    if schedule.texts is None and not schedule.words:
+    if not schedule.has_text:
         ids = prompt_token_ids(schedule, row, vocab_size, salt)
         parts = np.split(ids, np.cumsum(lengths(total, count))[:-1])
         whole = [part.tolist() for part in parts]
@@ -193,9 +207,8 @@ def prompt_json_bytes(
     Each id is looked up as text of one width, padded with blanks that JSON allows, so the array is one
     gather.
     """
-    low, high = safe_ids(vocab_size)
-    text = _rendered(low, high)[_places(schedule, index, high - low, salt=salt)].tobytes()
-    return b"[" + text[:-1] + b"]"
+    count = int(schedule.prompt_tokens[index])
+    return b"[" + own_ids(schedule, index, 0, count, vocab_size=vocab_size, salt=salt) + b"]"
 
 
 @lru_cache(maxsize=4)

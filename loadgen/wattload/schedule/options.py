@@ -115,8 +115,8 @@ class ScheduleOptions(Options):
     )
     history: Literal["planned", "server"] = Field(
         default="planned",
-        description="Repeat earlier responses in a prompt as invented text of their length (planned) or in"
-        " the server's own words (server).",
+        description="Repeat earlier responses in a prompt as invented text of their length (planned) or as"
+        " the server's own (server): by their token ids where completions tell those, else by their text.",
     )
     max_length: Annotated[Literal["error", "drop"], BeforeValidator(_policy)] = Field(
         default="error", description="Refuse or drop requests that are longer than the model's limit."
@@ -163,9 +163,10 @@ class PromptOptions(Options):
         description="Seed of the prompts' content. Default: random, so that no run hits the prefix cache"
         " of another.",
     )
-    tokenizer: Text = Field(
-        default="server",
-        description="Count the tokens of text prompts with the server's /tokenize, or with a tokenizer.json.",
+    tokenizer: Text | None = Field(
+        default=None,
+        description="Count the tokens of text prompts with the server's /tokenize, or with a tokenizer.json."
+        " Default: server. Where it is given, history server repeats text and not token ids.",
         json_schema_extra={"metavar": "server|PATH"},
     )
     system_prompt: Annotated[Text, AfterValidator(check_system)] | None = Field(

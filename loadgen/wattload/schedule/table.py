@@ -107,6 +107,11 @@ class Schedule:
         return len(self.due_seconds)
 
     @property
+    def has_text(self) -> bool:
+        """Whether prompts are text: the trace's own, or words. Else they are token ids."""
+        return self.texts is not None or bool(self.words)
+
+    @property
     def rate_rps(self) -> float | None:
         """Planned mean rate over the horizon; None for a closed loop and where everything is due at once."""
         if self.closed_concurrency or self.horizon_seconds <= 0:

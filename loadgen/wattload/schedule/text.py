@@ -18,15 +18,15 @@ from wattload.schedule.table import Schedule
 _TEXT_ONLY = ("rerank", "score")
 
 
-def needs_text(schedule: Schedule, api: str, *, system: str = "") -> bool:
+def needs_text(schedule: Schedule, api: str, *, system: str = "", told_ids: bool = False) -> bool:
     """Whether prompts must be made of text, or counted, before they can be sent. `system`: a system prompt of
-    text.
+    text. `told_ids`: the endpoint tells the token ids of its responses, so that later turns can repeat those.
     """
     return (
         APIS[api].chat
         or api in _TEXT_ONLY
         or schedule.texts is not None
-        or schedule.own_answers
+        or (schedule.own_answers and not told_ids)
         or bool(system)
     )
 

@@ -14,7 +14,14 @@ from wattload.client import client as client_module
 from wattload.client.api import APIS
 from wattload.client.client import Call
 from wattload.client.endpoint import RequestOptions
-from wattload.client.events import RepeatedEvent, is_plain_token
+from wattload.client.events import (
+    RepeatedEvent,
+    RepeatedIds,
+    is_plain_token,
+    json_ids,
+    plain_ids,
+    without_prompt_ids,
+)
 from wattload.client.record import RequestRecord
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -24,6 +31,13 @@ def payload(text: str, finish: str | None = None, **more: Any) -> bytes:
     choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
     body = {"id": "cmpl-1", "choices": [choice], **more}
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def told(text: str, ids: list[int], prompt: list[int] | None = None) -> bytes:
+    """An event with token ids, in vLLM's order of fields."""
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
+    choice |= {"prompt_token_ids": prompt, "token_ids": ids}
+    return json.dumps({"id": "cmpl-1", "choices": [choice]}, separators=(",", ":")).encode()
 
 
 def chat(text: str) -> bytes:
@@ -49,26 +63,30 @@ class Counting:
     redact = staticmethod(str)
     sequences = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *, ids: bool) -> None:
         self.calls: set[Call] = set()
+        self.returns_ids = ids
 
 
-def record_of(pieces: list[bytes]) -> dict[str, Any]:
-    """The record after `pieces` came at 1, 2, 3 ... s, with what the call knows of the stream's state."""
-    holder: Any = Counting()
+def record_of(pieces: list[bytes], *, ids: bool = False) -> dict[str, Any]:
+    """The record after `pieces` came at 1, 2, 3 ... s, with what the call knows of the stream's state, and
+    what the answer said: its text, or its token ids.
+    """
+    holder: Any = Counting(ids=ids)
     record = RequestRecord(0, "r", -1, "", 0.0, 1, 3)
-    call = Call(holder, record, lambda _record: None)
+    said: list[bytes] = []
+    call = Call(holder, record, lambda _record: None, said)
     holder.calls.add(call)
     for at, piece in enumerate(pieces):
         if call in holder.calls:
             call.received(piece, float(at + 1))
     if call in holder.calls:
         call.closed(float(len(pieces) + 1))
-    return asdict(record)
+    return {**asdict(record), "said": b"".join(said)}
 
 
-def compare(monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> None:
-    short = record_of(pieces)
+def compare(monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], *, ids: bool = False) -> None:
+    short = record_of(pieces, ids=ids)
 
     class Never:
         @classmethod
@@ -77,7 +95,8 @@ def compare(monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(client_module, "RepeatedEvent", Never)
-        whole = record_of(pieces)
+        patch.setattr(client_module, "RepeatedIds", Never)
+        whole = record_of(pieces, ids=ids)
     assert short == whole
 
 
@@ -87,7 +106,19 @@ TEXTS = st.one_of(
         ["", " a", '"', "\\", '","finish_reason":"stop', "\n", "é", "字", "\x7f", '"error"', "}", "{", "\r"]
     ),
 )
+IDS = st.lists(st.integers(-1, 200_000), max_size=4)
+TOLD = st.one_of(
+    st.builds(told, TEXTS, IDS),
+    st.builds(told, TEXTS, IDS, st.lists(st.integers(0, 9), max_size=4)),
+    # Bytes that are no list of ids, and a field behind the ids.
+    st.binary(max_size=8).map(lambda raw: told("a", [777]).replace(b"777", raw)),
+    st.sampled_from([b"7, 8", b"07", b"7,", b'7],"token_ids":[8', b"7.5", b"12345678901"]).map(
+        lambda raw: told("a", [777]).replace(b"777", raw)
+    ),
+    IDS.map(lambda ids: told(" a", ids)[:-3] + b',"more":1}]}'),
+)
 PAYLOADS = st.one_of(
+    TOLD,
     TEXTS.map(payload),
     TEXTS.map(chat),
     TEXTS.map(lambda text: payload(text, "length")),
@@ -117,9 +148,10 @@ WIRE = st.one_of(
     wire=st.lists(WIRE, max_size=8),
     cuts=st.lists(st.integers(0, 3000), max_size=6),
     whole=st.booleans(),
+    ids=st.booleans(),
 )
-def test_any_stream_any_split(wire: list[bytes], cuts: list[int], whole: bool) -> None:
-    """`whole`: one piece an element, as almost always; else cut anywhere."""
+def test_any_stream_any_split(wire: list[bytes], cuts: list[int], whole: bool, ids: bool) -> None:
+    """`whole`: one piece an element, as almost always; else cut anywhere. `ids`: were asked for."""
     if whole:
         pieces = [HEAD, *wire]
     else:
@@ -127,7 +159,59 @@ def test_any_stream_any_split(wire: list[bytes], cuts: list[int], whole: bool) -
         places = sorted({cut for cut in cuts if 0 < cut < len(data)})
         pieces = [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        compare(monkeypatch, pieces)
+        compare(monkeypatch, pieces, ids=ids)
+
+
+@settings(max_examples=200, deadline=None)
+@given(answer=st.lists(TOLD, min_size=1, max_size=8))
+def test_ids_of_a_stream_of_ids(answer: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        compare(monkeypatch, [HEAD, *(chunk(event(data)) for data in answer)], ids=True)
+
+
+def test_the_short_cut_is_taken_for_ids_and_tells_them() -> None:
+    first = without_prompt_ids(told(" one", [5], [1, 2, 3]))
+    learnt = RepeatedIds.of(first)
+    assert learnt is not None
+    for ids in ([6], [7, 123_456], [0]):
+        data = chunk(event(told(" two", ids)))
+        assert learnt.is_all_of(data)
+        assert learnt.said_in(data) == json_ids(ids) == plain_ids(told(" two", ids))
+    for other in (told("", [6]), told(" two", []), told('"', [6]), told(" two", [6], [1]), payload(" two")):
+        assert not learnt.is_all_of(chunk(event(other)))
+    assert not learnt.is_all_of(chunk(event(told(" two", [6])))[:-1])
+    assert RepeatedIds.of(payload(" one")) is None
+
+
+def test_a_long_prompt_that_is_repeated_costs_no_reading_of_it() -> None:
+    """The ids of a prompt are cut out before anything is looked at, whatever a text says of them."""
+    ids = list(range(100_000))
+    assert without_prompt_ids(told(" a", [5], ids)) == told(" a", [5])
+    quoting = told('"prompt_token_ids":[1]', [5])
+    assert without_prompt_ids(quoting) == quoting
+    assert without_prompt_ids(b'{"prompt_token_ids":[1,2') == b'{"prompt_token_ids":[1,2'
+    got = record_of(
+        [HEAD, chunk(event(told("", [5], ids))), chunk(event(told(" a", [6]))), b"0\r\n\r\n"], ids=True
+    )
+    assert got["said"] == b",5,6"
+
+
+@pytest.mark.parametrize("ids", [None, 5, "5", ["5"], [1.0], [True], [-1], [5, None], {}])
+def test_what_is_no_list_of_ids_tells_none(ids: Any) -> None:
+    assert json_ids(ids) == b""
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"), [(3, None), (2, "token_ids: 3 ids, where usage counts 2 tokens")]
+)
+def test_ids_that_are_not_those_of_all_tokens_are_told_in_the_row(counted: int, said: str | None) -> None:
+    usage = json.dumps({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": counted}}).encode()
+    pieces = [told(" a", [5]), told("", [6]), told(" b", [7])]
+    wire = [HEAD, *map(chunk, map(event, [*pieces, usage, b"[DONE]"])), b"0\r\n\r\n"]
+    got = record_of(wire, ids=True)
+    assert got["said"] == b",5,6,7"
+    assert got["unread"] == said
+    assert record_of(wire)["unread"] is None
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,8 +14,10 @@ from clients import client_of
 from scripted_server import DONE, END, HEAD, Script, chunk, event, good, scripted, token, usage
 from wattload.client.record import Outcome, RequestRecord
 from wattload.load.dispatcher import Dispatcher
+from wattload.load.sender import make_dispatcher
 from wattload.load.totals import LogHistogram, Totals
 from wattload.schedule.conversation import Conversations
+from wattload.schedule.options import PromptOptions
 from wattload.schedule.table import Schedule
 from wattload.traces.parents import of_lists
 
@@ -378,6 +380,40 @@ def test_a_turn_is_sent_with_what_the_server_said_before(api: str) -> None:
         assert longest.count(" re ") == longest.count(" and") == 4
         earlier = [a["prompt"] for a in asked if longest.startswith(a["prompt"])]
         assert len(earlier) == 5, "each prompt of the session begins with the one before"
+
+
+def test_a_turn_is_sent_with_the_ids_that_the_server_told_before() -> None:
+    def telling(request: dict[str, Any]) -> Script:
+        """Answers with two ids that nobody else has: one in an event like others, one with the end."""
+        ids = [100_000 + len(request["prompt"]), 7]
+        choices = [
+            {"index": 0, "text": " a", "finish_reason": None, "prompt_token_ids": request["prompt"]},
+            {"index": 0, "text": "", "finish_reason": "length", "prompt_token_ids": None},
+        ]
+        told = [event({"choices": [{**c, "token_ids": [one]}]}) for c, one in zip(choices, ids, strict=True)]
+        return [HEAD, *map(chunk, told), chunk(usage(len(request["prompt"]), 2)), chunk(DONE) + END]
+
+    plan = replace(sessions(3, 4), words=(), horizon_seconds=5.0)
+    records: list[RequestRecord] = []
+    with scripted(telling) as (url, seen):
+        client = client_of(url)
+        sender = make_dispatcher(
+            plan, client, "r", records.append, prompts=PromptOptions(), drain_seconds=5.0
+        )
+        sender.run(time.perf_counter() + 0.05)
+        client.close()
+    assert [r.outcome for r in records] == [Outcome.COMPLETED] * 12
+    assert all(request["return_token_ids"] for request in seen.requests)
+    prompts = sorted((request["prompt"] for request in seen.requests), key=len)
+    assert [len(prompt) for prompt in prompts] == [3] * 3 + [8] * 3 + [13] * 3 + [18] * 3
+    for longest in prompts[-3:]:
+        for length in (3, 8, 13):
+            assert longest[length : length + 2] == [100_000 + length, 7]
+            assert longest[:length] in prompts
+    rows = sorted(records, key=lambda record: record.index)
+    assert [r.history_tokens for r in rows[:4]] == [None, 5, 10, 15]
+    assert [r.prompt_tokens for r in rows[:4]] == [r.prompt_tokens_planned for r in rows[:4]]
+    assert not any(r.unread for r in rows)
 
 
 def test_a_failed_turn_does_not_end_its_session() -> None:

@@ -13,6 +13,7 @@ import pytest
 from wattload import traces
 from wattload.errors import InputError
 from wattload.schedule.build import build_schedule
+from wattload.schedule.content import prompt_token_ids, safe_ids
 from wattload.schedule.conversation import Conversations
 from wattload.schedule.parquet import load, save
 from wattload.schedule.table import Schedule
@@ -219,6 +220,50 @@ def test_what_has_no_answers_to_go_on_from_is_refused(trace: str, settings: Any,
     assert refused.value.field == "history"
 
 
-def test_a_conversation_of_token_ids_is_refused() -> None:
+def test_a_chat_of_token_ids_is_refused() -> None:
     with pytest.raises(ValueError, match="needs text"):
-        Conversations(replace(planned(), words=()), chat=False, salt=1)
+        Conversations(replace(planned(), words=()), chat=True, salt=1)
+
+
+def by_ids(**settings: Any) -> Schedule:
+    return replace(planned(**settings), words=())
+
+
+def test_token_ids_go_on_from_what_was_sent_and_generated() -> None:
+    schedule = by_ids()
+    told = Conversations(schedule, chat=False, salt=1, vocab_size=5000)
+    assert told.by_ids
+    first, second, third = rows_of(schedule, 0)
+    one = json.loads(told.prompt(first))
+    assert one == prompt_token_ids(schedule, first, 5000, 1).tolist(), "a first turn is as planned"
+    told.answered(first, b",7,31999", tokens=12)
+    two = json.loads(told.prompt(second))
+    assert two[:12] == [*one, 7, 31_999]
+    assert len(two) == 12 + 10
+    assert told.history_tokens(second) == 12
+    told.answered(second, b"", tokens=None)
+    three = json.loads(told.prompt(third))
+    assert three[:12] == two[:12], "a turn without an answer is as if it had not been"
+    assert len(three) == 12 + 10
+    assert not set(three[12:]) & set(two[12:])
+    low, high = safe_ids(5000)
+    assert all(low <= one < high for one in two[12:])
+
+
+def test_a_first_turn_that_failed_leaves_the_next_to_begin() -> None:
+    schedule = by_ids()
+    told = Conversations(schedule, chat=False, salt=1)
+    first, second, _ = rows_of(schedule, 0)
+    told.prompt(first)
+    told.answered(first, b"", tokens=None)
+    assert len(json.loads(told.prompt(second))) == schedule.prompt_tokens[second]
+
+
+def test_lengths_by_ids_are_those_planned_where_answers_are() -> None:
+    schedule = by_ids(turns=6)
+    told = Conversations(schedule, chat=False, salt=1)
+    rows = rows_of(schedule, 1)
+    for row in rows:
+        assert len(json.loads(told.prompt(row))) == schedule.prompt_tokens[row]
+        told.answered(row, b",1" * int(schedule.output_tokens[row]), tokens=None)
+    assert not any(map(told.wanted, rows))

@@ -112,9 +112,8 @@ class Shape:
         entry = {"index": index, **self._delta(text), "logprobs": None, "finish_reason": reason}
         content = {**self.fields, "choices": [entry]}
         if self.job.parameters.return_token_ids:
+            self._with_prompt(content, entry, prompt_ids)
             entry["token_ids"] = list(ids)
-            if prompt_ids is not None:
-                self._with_prompt(content, entry, prompt_ids)
         if usage is not None:
             content["usage"] = usage.openai()
         return _event(content)
@@ -137,8 +136,8 @@ class Shape:
                 "finish_reason": choice.reason,
             }
             if self.job.parameters.return_token_ids:
-                entry["token_ids"] = choice.token_ids
                 self._with_prompt(content, entry, choice.prompt_ids)
+                entry["token_ids"] = choice.token_ids
             content["choices"].append(entry)
         return content
 
@@ -148,7 +147,12 @@ class Shape:
     def _message(self, text: str) -> dict[str, Any]:
         return {"text": text}
 
-    def _with_prompt(self, _content: dict[str, Any], entry: dict[str, Any], prompt_ids: list[int]) -> None:
+    def _with_prompt(
+        self, _content: dict[str, Any], entry: dict[str, Any], prompt_ids: list[int] | None
+    ) -> None:
+        """Puts in the ids of the prompt, which come with the first token alone. As in vLLM, they stand before
+        those of the token, and are null in the events behind.
+        """
         entry["prompt_token_ids"] = prompt_ids
 
 
@@ -175,8 +179,11 @@ class ChatShape(Shape):
     def _message(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text}}
 
-    def _with_prompt(self, content: dict[str, Any], _entry: dict[str, Any], prompt_ids: list[int]) -> None:
-        content["prompt_token_ids"] = prompt_ids
+    def _with_prompt(
+        self, content: dict[str, Any], _entry: dict[str, Any], prompt_ids: list[int] | None
+    ) -> None:
+        if prompt_ids is not None:
+            content["prompt_token_ids"] = prompt_ids
 
 
 class ResponsesShape(Shape):
