@@ -365,7 +365,10 @@ def main() -> None:
     """The console script. No traceback reaches the user unless WATTSERVE_DEBUG is 1."""
     open_standard_streams()
     try:
-        app(prog_name="wattserve")
+        try:
+            app(prog_name="wattserve")
+        finally:
+            sys.stdout.flush()
     except OSError as error:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE):
             give_up(sys.stdout)

@@ -182,6 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
             code = _INTERRUPTED
         if code == _INTERRUPTED:  # Typer turns Ctrl-C into a status without a word
             _last_line("wattload: interrupted")
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except InputError as error:
         _last_line(f"wattload: {error.for_command_line()}")
@@ -193,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
         _last_line("wattload: interrupted")
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
+        give_up(sys.stdout)
         sys.exit(1)
     except OSError as error:
         if error.errno in _NO_ROOM:
