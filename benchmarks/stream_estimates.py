@@ -12,7 +12,7 @@ and queue, read 5 times a second, against the streams that were between their fi
 same moments. Every joule is simulated. Prints a table, and JSON with `--json`.
 
 With `--engine` and `--proxy` both run already, on a real GPU: an engine that records its steps (`wattserve
-vllm`) and a proxy before it (`wattserve meter --upstream`), each with its own meter: then joules are real.
+vllm`) and a proxy before it (`wattserve meter --upstream`), each with its own meter. No joule is simulated.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import uuid
@@ -42,6 +41,7 @@ from wattload.schedule.text import needs_text, with_text
 from wattload.server_metrics.scraper import ServerMetrics, targets_of
 from wattload.traces.reading.files import sha256_of
 from wattmeter.sensor_gain import gain_of, load_gains
+from wattmeter.whole_file import NO_ROOM
 
 if TYPE_CHECKING:
     from wattload.load.plan import LoadPlan, LoadResult
@@ -296,13 +296,13 @@ def send(prepared: Prepared, progress: Progress) -> RunJson:
     try:
         return session.finish(load)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        path = prepared.directory.path
-        raise RunInvalid(
-            f"{path}: {os.strerror(error.errno)}: the rows so far are kept; make room, then `wattload report"
-            f" {path}` computes the figures"
-        ) from error
+        if error.errno in NO_ROOM:
+            path = prepared.directory.path
+            raise RunInvalid(
+                f"{path}: {os.strerror(error.errno)}: the rows so far are kept; make room, then"
+                f" `wattload report {path}` computes the figures"
+            ) from error
+        raise
 
 
 class Session:

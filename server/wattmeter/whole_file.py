@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+# Of an OSError: a disk, or a share of one, that takes nothing more.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def write_atomically(path: Path, text: str) -> None:

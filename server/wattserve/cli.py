@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from wattmeter.standard_streams import give_up, open_standard_streams, say
+from wattmeter.whole_file import NO_ROOM
 from wattserve import __version__
 from wattserve.meter.process import DEFAULT_PORT
 
@@ -369,10 +369,14 @@ def main() -> None:
             app(prog_name="wattserve")
         finally:
             sys.stdout.flush()
+    except BrokenPipeError:
+        give_up(sys.stdout)
+        sys.exit(1)
     except OSError as error:
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE):
-            give_up(sys.stdout)
-            say(f"wattserve: stdout takes nothing more: {error.strerror}", error=True)
+        if error.errno in NO_ROOM:
+            give_up(sys.stdout)  # which may be what has no room
+            name = f"{error.filename}: " if error.filename else ""
+            say(f"wattserve: {name}{error.strerror}", error=True)
         else:
             report(error)
         sys.exit(1)

@@ -5,7 +5,6 @@ exit statuses.
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import os
 import re
@@ -28,12 +27,12 @@ from wattload.cli.repeat_count import with_repeats
 from wattload.errors import InputError, RunInvalid
 from wattload.redaction import shown
 from wattmeter.standard_streams import give_up, open_standard_streams, say
+from wattmeter.whole_file import NO_ROOM
 
 _INTERRUPTED = 130
 # What Kubernetes writes into <SERVICE>_PORT.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 _NO_COMMAND = re.compile(r"No such command '([^']*)'")
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Name and first sentence of every command; the module of `wattload.cli` with a command's name registers it.
 COMMANDS = {
     "run": "Replay a workload against an endpoint and write a run directory with its energy and latency.",
@@ -197,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
         give_up(sys.stdout)
         sys.exit(1)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             name = f"{error.filename}: " if error.filename else ""
             _last_line(f"wattload: {name}{os.strerror(error.errno)}; what was written before is kept")
         else:
