@@ -28,7 +28,7 @@ from wattload.analysis.statistics import (
     share_interval,
 )
 from wattload.analysis.stream_notes import stream_notes
-from wattload.analysis.window import closed_loop, decide_window, mean_in_flight
+from wattload.analysis.window import at_once, closed_loop, decide_window, mean_in_flight
 from wattload.errors import InputError
 from wattload.estimates.section import estimates
 from wattload.rundir.directory import Capture, RunDir, load_run_json
@@ -202,6 +202,13 @@ def _invalid(capture: Capture, data: RunData, failed: list[FailureInfo]) -> list
         reasons.append(
             f"{share:.1%} of the {scheduled:,} requests scheduled in the window failed (--max-failures"
             f" {capture.max_failures:.4g}){why}"
+        )
+    cut = int(data.requests.aborted.sum())
+    if cut and at_once(capture) and not capture.interrupted:
+        reasons.append(
+            f"{cut:,} of {len(data.requests):,} requests, all sent at once, were still under way when --drain"
+            " ended: the longest ones are missing, and the time and energy that they take; give a longer"
+            " --drain"
         )
     return reasons
 

@@ -9,7 +9,6 @@ from wattload.rundir.directory import Capture
 from wattload.rundir.requests import F64, Requests
 from wattload.rundir.result import WindowInfo
 
-_AT_ONCE = frozenset({"offline"})
 _FALLBACK = 0.2
 _DETECTABLE_SECONDS = 60.0
 
@@ -17,6 +16,11 @@ _DETECTABLE_SECONDS = 60.0
 def closed_loop(capture: Capture) -> bool:
     """Whether a request was sent when the one before it had ended, and not at a time of its own."""
     return capture.workload.arrivals.process.partition(":")[0] == "closed"
+
+
+def at_once(capture: Capture) -> bool:
+    """Whether everything was sent at once, so that the run is measured until the last response ends."""
+    return capture.workload.arrivals.process.partition(":")[0] == "offline"
 
 
 def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
@@ -30,7 +34,7 @@ def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
     end = begin + capture.duration_seconds
     if capture.interrupted and capture.finished_unix is not None:
         end = min(end, capture.finished_unix)
-    if capture.workload.arrivals.process.partition(":")[0] in _AT_ONCE or capture.duration_seconds <= 0:
+    if at_once(capture) or capture.duration_seconds <= 0:
         last = np.nanmax(requests.last) if np.isfinite(requests.last).any() else begin
         return _whole(capture, float(max(last, begin)))
     if capture.warmup_seconds is not None:
@@ -48,7 +52,7 @@ def decide_window(capture: Capture, requests: Requests) -> WindowInfo:
 def _whole(capture: Capture, end: float) -> WindowInfo:
     """Up to the last token, for loads whose length was not planned."""
     begin = capture.started_unix
-    if capture.workload.arrivals.process.partition(":")[0] in _AT_ONCE:
+    if at_once(capture):
         return WindowInfo(
             start_unix=begin,
             end_unix=end,

@@ -59,5 +59,6 @@ def _at_rate(text: str, rate: float) -> Level:
 
 
 def _at_once(text: str, more: dict[str, Any]) -> Level:
-    settings = {"arrivals": "offline", "rate": None, "duration": None, "warmup": None, **more}
+    """All of the run is after the last sending, so that a `drain` that suits a rate would cut it short."""
+    settings = {"arrivals": "offline", "rate": None, "duration": None, "warmup": None, "drain": None, **more}
     return Level(text, None, tuple(settings.items()), at_once=True)

@@ -351,7 +351,7 @@ def test_a_run_without_any_row_is_read(tmp_path: Path) -> None:
     assert build(run).read_text().count("Not valid: do not use these results") == 1
 
 
-def test_everything_at_once_is_measured_whole(tmp_path: Path) -> None:
+def all_at_once(tmp_path: Path) -> RunDir:
     maker = small(duration=0.5, warmup=None)
     maker.lengths = (np.zeros(50), np.full(50, 100), np.full(50, 20), np.full(50, 0.4), np.linspace(1, 9, 50))
     run = maker.write(tmp_path / "run")
@@ -360,12 +360,38 @@ def test_everything_at_once_is_measured_whole(tmp_path: Path) -> None:
     capture.duration_seconds = 0.0
     capture.energy_window = None
     run.save_capture(capture)
+    return run
+
+
+def test_everything_at_once_is_measured_whole(tmp_path: Path) -> None:
+    run = all_at_once(tmp_path)
     result = finish(run)
+    assert result.valid
     assert result.window is not None
     assert result.window.end_unix == pytest.approx(BEGIN + 9, abs=0.01)
     assert result.requests.completed_in_window == 50
     assert result.energy.total_joules is not None
     build(run)
+
+
+@pytest.mark.parametrize("process", ["offline", "closed:concurrency=50"])
+def test_everything_at_once_is_not_valid_where_the_longest_responses_were_cut(
+    tmp_path: Path, process: str
+) -> None:
+    run = all_at_once(tmp_path)
+    capture = run.load_capture()
+    capture.workload.arrivals.process = process
+    run.save_capture(capture)
+    finish(run)  # writes the rows
+    rows = pq.read_table(run.requests_path)
+    outcomes = pa.array([*rows["outcome"].to_pylist()[:-3], *["aborted"] * 3])
+    place = rows.schema.get_field_index("outcome")
+    pq.write_table(rows.set_column(place, rows.schema.field(place), outcomes), run.requests_path)
+    result = finish(run)
+    said = [reason for reason in result.reasons if "3 of 50 requests, all sent at once" in reason]
+    # A closed loop leaves something under way whenever it ends.
+    assert bool(said) == (process == "offline")
+    assert result.valid == (not said)
 
 
 @pytest.mark.parametrize(("seconds", "noted"), [(0.2, True), (-0.2, True), (0.001, False)])

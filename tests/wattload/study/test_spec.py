@@ -14,7 +14,7 @@ TEXT = study_text()
 
 
 def test_what_a_cell_is_sent(tmp_path: Path) -> None:
-    text = study_text(tight='run = { duration = "6s" }', workload="capacity = 10")
+    text = study_text(tight='run = { duration = "6s", drain = "3s" }', workload="capacity = 10")
     study = study_of(tmp_path, text.replace("[2, 8]", '[2, "50%", "offline:9", "batch:4", "closed:3"]'))
     workload = study.workloads["conv"]
     at = {level.text: study.settings(study.arms["tight"], workload, level) for level in workload.levels()}
@@ -24,6 +24,8 @@ def test_what_a_cell_is_sent(tmp_path: Path) -> None:
     assert (at["batch:4"]["arrivals"], at["batch:4"]["requests"]) == ("offline", 4)
     assert "duration" not in at["batch:4"]
     assert "rate" not in at["batch:4"]
+    assert "drain" in at["2/s"]
+    assert "drain" not in {**at["batch:4"], **at["offline:9"]}, "all of the run is after the last sending"
     assert (at["closed:3"]["arrivals"], at["closed:3"]["duration"]) == ("closed:concurrency=3", "6s")
 
 
