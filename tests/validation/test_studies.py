@@ -7,11 +7,14 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import pytest
 
 from markdown_tables import tables
+from wattload.study.effects import Estimate
+from wattload.study.levels import parse_level
 from wattload.study.results import Results
 from wattload.study.spec import load_study
 
@@ -25,6 +28,14 @@ STACKS = {
     "vLLM, eager": "vllm-eager",
     "vLLM, eager (second server)": "vllm-graphs",
     "vLLM, compiled, with CUDA graphs": "vllm",
+}
+PRECISIONS = {"bf16": "bf16", "fp8 weights": "fp8", "fp8 weights and cache": "fp8-cache"}
+ONLINE = {
+    "one batch of 16, all at once": "batch:16",
+    "one batch of 64, all at once": "batch:64",
+    "25 % of capacity": "25%",
+    "50 %": "50%",
+    "80 %, not steady": "80%",
 }
 LIMITS = {"8": "seqs-8", "64": "seqs-64", "the engine's own limit": "default"}
 
@@ -48,9 +59,19 @@ def first_number(cell: str) -> float:
     return float(found[0].replace(",", ""))
 
 
-def run_of(study: str, arm: str, level: str) -> dict[str, Any]:
-    path = KEPT / study / "cells" / arm / f"conv-{level}-r1" / "run.json"
+def run_of(study: str, arm: str, level: str, repeat: int = 1) -> dict[str, Any]:
+    path = KEPT / study / "cells" / arm / f"conv-{level}-r{repeat}" / "run.json"
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def results_of(study: str, tmp_path: Path) -> Results:
+    folder = tmp_path / study
+    shutil.copytree(KEPT / study, folder)
+    return Results.of(load_study(folder / "study.toml", traces=False), folder)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(value) for value in re.findall(r"-?\d[\d.]*", text)]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +91,74 @@ def test_energy_per_output_token_of_every_cell(section: str, study: str, arms: d
             assert first_number(cell) == pytest.approx(found, rel=5e-3), (row[0], name)
 
 
+def test_precision_over_its_two_repeats(tmp_path: Path) -> None:
+    results = results_of("precision-h200", tmp_path)
+    head, *rows = table("Precision (measured, two repeats)")
+    assert [row[0] for row in rows] == list(PRECISIONS)
+    for row in rows:
+        runs = {
+            level: [run_of("precision-h200", PRECISIONS[row[0]], LEVELS.get(level, "24"), n) for n in (1, 2)]
+            for level in head[1:4]
+        }
+        for level, cell in zip(head[1:4], row[1:4], strict=True):
+            found = geometric_mean(run["energy"]["per_output_token_joules"] for run in runs[level])
+            assert first_number(cell) == pytest.approx(found, rel=5e-3), (row[0], level)
+            steady = results.steady(PRECISIONS[row[0]], "conv", f"{LEVELS.get(level, '24')}/s")
+            assert ("not steady" in cell) == (not steady), (row[0], level)
+        tpot = [geometric_mean(run["latency"]["tpot_seconds"]["p50"] for run in own) for own in runs.values()]
+        assert numbers(row[4]) == pytest.approx([1e3 * value for value in tpot], rel=0.015)
+
+
+def test_online_beside_fixed_batches(tmp_path: Path) -> None:
+    _, *rows = table("Online beside fixed batches (measured, three repeats)")
+    assert [row[0] for row in rows] == list(ONLINE)
+    results = results_of("online-h200", tmp_path)
+
+    def found(number: str, level: str) -> Estimate:
+        estimate = results.estimate(number, "vllm", "conv", level)
+        assert estimate is not None
+        assert estimate.repeats == 3
+        return estimate
+
+    for name, token, request, power, tpot in rows:
+        level = ONLINE[name]
+        for cell, number in (
+            (token, "energy.per_output_token_joules"),
+            (request, "energy.per_request_joules.mean"),
+        ):
+            estimate = found(number, level)
+            assert numbers(cell) == pytest.approx([estimate.value, estimate.low, estimate.high], rel=5e-3)
+        watts = [
+            run_of("online-h200", "vllm", parse_level(level, 28).slug, n)["energy"]["mean_watts"]
+            for n in (1, 2, 3)
+        ]
+        assert first_number(power) == pytest.approx(fmean(watts), abs=0.6)
+        assert first_number(tpot) == pytest.approx(
+            1e3 * found("latency.tpot_seconds.p50", level).value, rel=0.01
+        )
+        assert ("not steady" in name) == (not results.steady("vllm", "conv", level))
+
+
+def test_classic_tasks(tmp_path: Path) -> None:
+    _, *rows = table("Classic tasks (measured in part, one run of each)")
+    results = results_of("workloads-h200", tmp_path)
+    assert len(rows) == len(list((KEPT / "workloads-h200").glob("cells/*/*/run.json")))
+    for task, rate, joules in rows:
+        name = task.partition(",")[0]
+        workload = {"conversations": "conv", "text generation": "generation"}.get(name, name)
+        level = f"{first_number(rate):g}/s"
+        estimate = results.estimate("energy.per_request_joules.mean", "vllm", workload, level)
+        assert estimate is not None
+        assert numbers(joules) == pytest.approx([estimate.value, estimate.low, estimate.high], rel=7e-3)
+
+
+def test_what_was_cut_short_is_not_kept() -> None:
+    for path in KEPT.glob("*/cells/*/*/run.json"):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if run["workload"]["arrivals"]["process"] == "offline":
+            assert "aborted" not in run["requests"]["failed"], path
+
+
 def test_what_a_step_costs(step_costs: Any) -> None:
     _, *rows = table("Software (measured, one run of each)", 1)
     assert len(rows) == 3
@@ -80,27 +169,34 @@ def test_what_a_step_costs(step_costs: Any) -> None:
         assert quoted == pytest.approx(found, rel=0.015)
 
 
+PER_TOKEN, PER_REQUEST = "energy.per_output_token_joules", "energy.per_request_joules.mean"
+
+
 @pytest.mark.parametrize(
-    ("study", "arm", "against", "level", "quoted"),
+    ("study", "number", "arm", "against", "level", "quoted"),
     [
-        ("software-h100", "vllm", "transformers", "closed:1", "73 % [51, 85]"),
-        ("software-h100", "vllm", "vllm-eager", "2/s", "44 % [5, 99]"),
-        ("software-h100", "vllm", "vllm-eager", "8/s", "19 % [-7, 52]"),
-        ("software-h100", "vllm-graphs", "vllm-eager", "2/s", "0.3 % [-0.7, 1.4]"),
-        ("batching-h100", "seqs-64", "default", "24/s", "20 % [11, 29]"),
-        ("batching-h100", "seqs-8", "default", "8/s", "58 % [18, 112]"),
+        ("software-h100", PER_TOKEN, "vllm", "transformers", "closed:1", "73 % [51, 85]"),
+        ("software-h100", PER_TOKEN, "vllm", "vllm-eager", "2/s", "44 % [5, 99]"),
+        ("software-h100", PER_TOKEN, "vllm", "vllm-eager", "8/s", "19 % [-7, 52]"),
+        ("software-h100", PER_TOKEN, "vllm-graphs", "vllm-eager", "2/s", "0.3 % [-0.7, 1.4]"),
+        ("batching-h100", PER_TOKEN, "seqs-64", "default", "24/s", "20 % [11, 29]"),
+        ("batching-h100", PER_TOKEN, "seqs-8", "default", "8/s", "58 % [18, 112]"),
+        ("precision-h200", PER_REQUEST, "fp8", "bf16", "2/s", "22 % [17, 27]"),
+        ("precision-h200", PER_REQUEST, "fp8", "bf16", "8/s", "16 % [14, 17]"),
+        ("precision-h200", PER_REQUEST, "fp8", "bf16", "24/s", "4 % [-6, 13]"),
+        ("precision-h200", PER_REQUEST, "fp8-cache", "bf16", "2/s", "25 % [20, 30]"),
+        ("precision-h200", PER_REQUEST, "fp8-cache", "bf16", "8/s", "23 % [21, 24]"),
+        ("precision-h200", PER_REQUEST, "fp8-cache", "bf16", "24/s", "17 % [8, 24]"),
     ],
 )
 def test_differences_with_their_intervals(
-    tmp_path: Path, study: str, arm: str, against: str, level: str, quoted: str
+    tmp_path: Path, study: str, number: str, arm: str, against: str, level: str, quoted: str
 ) -> None:
-    folder = tmp_path / study
-    shutil.copytree(KEPT / study, folder)
-    results = Results.of(load_study(folder / "study.toml", traces=False), folder)
+    results = results_of(study, tmp_path)
     question = next(
         q
         for q in results.study.file.questions
-        if q.number == "energy.per_output_token_joules"
+        if q.number == number
         and not q.against_rate
         and arm in (q.arms or [arm])
         and (q.against or results.study.baseline) == against
@@ -116,8 +212,10 @@ def test_differences_with_their_intervals(
     changes = [100 * (value - 1) for value in (effect.ratio, effect.low, effect.high)]
     if changes[0] < -1:
         changes = [-changes[0], -changes[2], -changes[1]]
-    said = [float(value) for value in re.findall(r"-?[\d.]+", quoted)]
-    assert said == pytest.approx(changes, abs=0.06 if "." in quoted else 0.6)
+    assert numbers(quoted) == pytest.approx(changes, abs=0.06 if "." in quoted else 0.6)
+    if study == "precision-h200":
+        significant = level != "24/s" or arm == "fp8-cache"
+        assert effect.significant is significant
     assert quoted in PAGE
 
 
