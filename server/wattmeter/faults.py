@@ -112,7 +112,7 @@ class Fault(StrEnum):
     )
     LATE_SIMULATION = (
         "late_simulation",
-        "The simulator ran late: latencies are wrong, and a closed loop sent another load.",
+        "The simulator ran late: latencies are wrong, and so is the load if it was a closed loop.",
         True,
     )
     LOST_STEP_RECORDS = (
