@@ -159,14 +159,42 @@ def test_what_was_cut_short_is_not_kept() -> None:
             assert "aborted" not in run["requests"]["failed"], path
 
 
-def test_what_a_step_costs(step_costs: Any) -> None:
-    _, *rows = table("Software (measured, one run of each)", 1)
+@pytest.mark.parametrize(
+    ("section", "number", "study", "cell", "arms"),
+    [
+        ("Software (measured, one run of each)", 1, "software-h100", "conv-2-r1", STACKS),
+        ("Precision (measured, two repeats)", 1, "precision-h200", "conv-8-r1", PRECISIONS),
+    ],
+)
+def test_what_a_step_costs(
+    step_costs: Any, section: str, number: int, study: str, cell: str, arms: dict[str, str]
+) -> None:
+    _, *rows = table(section, number)
     assert len(rows) == 3
     for row in rows:
-        of = step_costs(KEPT / "software-h100" / "cells" / STACKS[row[0]] / "conv-2-r1")
+        of = step_costs(KEPT / study / "cells" / arms[row[0]] / cell)
         quoted = [first_number(cell) for cell in row[1:]]
         found = [of.steps_per_second, of.requests_running, of.decode_joules_per_step, of.mean_watts]
         assert quoted == pytest.approx(found, rel=0.015)
+
+
+def test_two_kinds_of_gpus_at_the_same_requests(step_costs: Any) -> None:
+    _, *rows = table("H100 beside H200 (measured, one run of each)")
+    kept = {"H100": ("batching-h100", "default"), "H200": ("precision-h200", "bf16")}
+    assert [row[0] for row in rows] == list(kept)
+    schedules = set()
+    for name, *cells in rows:
+        study, arm = kept[name]
+        eight, full = (run_of(study, arm, level) for level in ("8", "24"))
+        of = step_costs(KEPT / study / "cells" / arm / "conv-8-r1")
+        assert numbers(cells[1]) == pytest.approx([of.steps_per_second, of.requests_running], rel=0.015)
+        for run, (token, power, tpot) in ((eight, (cells[0], *cells[2:4])), (full, cells[4:])):
+            assert first_number(token) == pytest.approx(run["energy"]["per_output_token_joules"], rel=5e-3)
+            assert first_number(power) == pytest.approx(run["energy"]["mean_watts"], abs=0.6)
+            assert first_number(tpot) == pytest.approx(1e3 * run["latency"]["tpot_seconds"]["p50"], abs=0.06)
+            assert next(device["name"] for device in run["target"]["devices"]).startswith(f"NVIDIA {name}")
+        schedules.add(tuple(run["workload"]["schedule_sha256"] for run in (eight, full)))
+    assert len(schedules) == 1, "the same requests at the same times"
 
 
 PER_TOKEN, PER_REQUEST = "energy.per_output_token_joules", "energy.per_request_joules.mean"
