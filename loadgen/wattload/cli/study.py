@@ -44,6 +44,10 @@ def study(  # noqa: PLR0917 - options of a command
         float | None,
         typer.Option(min=1, help="End within this many seconds: begin only what fits, as on a lent GPU."),
     ] = None,
+    until_repeat: Annotated[
+        int | None,
+        typer.Option(min=1, help="End after this repeat; another call without it makes the others."),
+    ] = None,
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Rehearse on simulated GPUs: each arm's stand-in.")
     ] = False,
@@ -61,7 +65,7 @@ def study(  # noqa: PLR0917 - options of a command
     simulated GPUs in under two minutes.
     """
     if file != DEMO and Path(file).is_dir():
-        if dry_run or simulated or until_seconds is not None or values:
+        if dry_run or simulated or values or (until_seconds, until_repeat) != (None, None):
             raise InputError(f"{file}: is a study that was made; a directory is only looked at")
         _looked_at(Path(file), json_output=json_output)
         return
@@ -75,7 +79,7 @@ def study(  # noqa: PLR0917 - options of a command
         return
     folder.begin(wanted)
     with folder.locked():
-        found = _made(wanted, folder, until_seconds)
+        found = _made(wanted, folder, until_seconds, until_repeat)
         shown = _results(wanted, folder, found, json_output=json_output)
     if not json_output:
         typer.echo(shown)
@@ -83,12 +87,12 @@ def study(  # noqa: PLR0917 - options of a command
         raise RunInvalid("; ".join(found.given_up.values()))
 
 
-def _made(wanted: Study, folder: StudyDir, until_seconds: float | None) -> Left:
+def _made(wanted: Study, folder: StudyDir, until_seconds: float | None, until_repeat: int | None) -> Left:
     for arm in wanted.left_out:
         _say(f"{arm} is left out: nothing stands in for it on a simulated GPU")
     if wanted.simulated:
         _say("simulated GPUs: no sensor reads this energy")
-    conductor = Conductor(wanted, folder, say=_say, until_seconds=until_seconds)
+    conductor = Conductor(wanted, folder, say=_say, until_seconds=until_seconds, until_repeat=until_repeat)
     try:
         return conductor.run()
     except KeyboardInterrupt:

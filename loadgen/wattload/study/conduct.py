@@ -132,10 +132,11 @@ class Conductor:
         *,
         say: Say,
         until_seconds: float | None = None,
+        until_repeat: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study, self._folder, self._say, self._clock = study, folder, say, clock
-        self._budget = Budget(until_seconds, clock)
+        self._budget, self._until_repeat = Budget(until_seconds, clock), until_repeat
         self._plan = blocks(study)
         self._given_up: dict[str, str] = {}
         self._waiting: dict[str, str] = {}
@@ -150,6 +151,9 @@ class Conductor:
             self._prepare(command)
         begun = False
         for block in remaining(self._study, self._folder, self._plan):
+            if self._until_repeat is not None and block.cells[0].repeat > self._until_repeat:
+                self._say(f"repeats after {self._until_repeat} are left for another call (--until-repeat)")
+                break
             if block.arm in self._given_up or self._must_wait(block.arm):
                 continue
             pace = self._pace()

@@ -51,7 +51,7 @@ class Made:
         self.said: list[str] = []
         self.now = 0.0
 
-    def make(self, until_seconds: float | None = None) -> Left:
+    def make(self, until_seconds: float | None = None, until_repeat: int | None = None) -> Left:
         self.dir.begin(self.study)
         with self.dir.locked():
             return Conductor(
@@ -59,6 +59,7 @@ class Made:
                 self.dir,
                 say=self.said.append,
                 until_seconds=until_seconds,
+                until_repeat=until_repeat,
                 clock=lambda: self.now,
             ).run()
 
@@ -262,6 +263,16 @@ def test_a_budget_that_no_cell_fits_into_starts_nothing(tmp_path: Path, load: Fa
     assert made.make(until_seconds=20).cells == 8
     assert load.made == []
     assert not list(made.dir.servers.glob("*.log"))
+
+
+def test_the_first_repeat_alone_and_the_others_in_a_later_call(tmp_path: Path, load: FakeLoad) -> None:
+    made = Made(tmp_path)
+    assert made.make(until_repeat=1).cells == 4
+    assert made.cells() == sorted(["conv-2-r1", "conv-8-r1"] * 2)
+    assert "repeats after 1 are left for another call (--until-repeat)" in made.text
+    assert made.make(until_repeat=1).cells == 4
+    assert made.make(until_repeat=9).cells == 0
+    assert len(load.made) == 8
 
 
 def condition(tmp_path: Path, teardown: str = "printf 700 > {here}/watts") -> str:
