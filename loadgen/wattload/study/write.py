@@ -14,6 +14,7 @@ from wattload.report.page import environment
 from wattload.rundir.numbers import number_of
 from wattload.study import plots
 from wattload.study.answers import Answer, answers
+from wattload.study.effects import estimate
 from wattload.study.results import SAVED, Results, Saving, saving_line
 from wattload.study.table import write_table
 from wattmeter.whole_file import write_atomically
@@ -48,13 +49,13 @@ def as_dict(results: Results, found: dict[str, list[Saving]], answered: list[Ans
             "rate_rps": level.rate_rps,
             "arm": arm,
             "steady": results.steady(arm, workload.name, level.text),
-            **estimate.as_dict(),
+            **point.as_dict(),
         }
         for number in plots.SHOWN
         for workload in study.file.workloads
         for level in workload.levels()
         for arm in study.arms
-        if (estimate := results.estimate(number, arm, workload.name, level.text)) is not None
+        if (point := results.estimate(number, arm, workload.name, level.text)) is not None
     ]
     return {
         "schema": RESULTS_SCHEMA,
@@ -127,9 +128,13 @@ def _lines(results: Results, found: list[Saving]) -> list[list[tuple[str, bool]]
             continue
         unit = number_of(saving.number).unit
         values = []
-        for arm in (saving.against, saving.arm):
-            estimate = results.estimate(saving.number, arm, saving.workload, saving.level.text)
-            text = quantity(estimate.value if estimate is not None else None, unit)
+        place = (saving.workload, saving.level.text)
+        pair = [results.observations(saving.number, arm, *place) for arm in (saving.against, saving.arm)]
+        # A repeat that one of the two lacks would show another change than that of the repeats they share.
+        shared = pair[0].keys() & pair[1].keys()
+        for own in pair:
+            of_both = estimate([each for repeat, each in own.items() if repeat in shared])
+            text = quantity(of_both.value if of_both is not None else None, unit)
             values.append(f"{text} simulated" if results.simulated else text)
         spread = (
             f"[{(effect.low - 1) * 100:+.1f}, {(effect.high - 1) * 100:+.1f}] %"

@@ -153,6 +153,23 @@ def test_the_page_stands_alone_and_its_plots_are_well_formed(folder: Path) -> No
     assert "imulated" not in re.sub(r"<style.*?</style>|<script>.*?</script>", "", text, flags=re.DOTALL)
 
 
+def test_the_two_values_beside_a_change_are_of_the_repeats_that_both_have(
+    folder: Path, results: Results
+) -> None:
+    """The second repeat of `tight` at 8/s is not valid, and the requests of each repeat are others."""
+    text = (folder / "out" / "study.html").read_text()
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)]
+    row = next(row for row in rows if row[1:2] == ["8/s"] and "%" in "".join(row[5:6]))
+    against, arm = (float(cell.split()[0]) for cell in row[3:5])
+    (saving,) = (s for s in results.savings(ENERGY_PER_REQUEST) if s.level.text == "8/s")
+    assert saving.effect is not None
+    assert arm / against == pytest.approx(saving.effect.ratio, rel=4e-3)
+    whole = [results.estimate(ENERGY_PER_REQUEST, name, "conv", "8/s") for name in ("tight", "free")]
+    assert whole[0] is not None
+    assert whole[1] is not None
+    assert whole[0].value / whole[1].value != pytest.approx(saving.effect.ratio, rel=4e-3)
+
+
 def test_modelled_joules_are_labelled_everywhere(folder: Path, tmp_path: Path) -> None:
     for path in (folder / "out").glob("cells/*/*/*.json"):
         if path.name in ("run.json", "cell.json"):
