@@ -41,6 +41,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "aborted": "The client went away before the end.",
         "flags": "Named faults and qualifications.",
         "reason": "Why joules is null.",
+        "hosts": "Hosts with GPUs of the engine, if several; the joules are the sum, or with the flag "
+        "other_hosts those of one host.",
     },
     "UsageEnergy": {
         "joules": "Attributed energy of this request: above idle power.",
@@ -50,6 +52,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "status": "provisional or settled, as in RequestEnergy.",
         "source": "Which sensor, or model, the joules come from.",
         "estimated": "True where the engine sends no step records: an estimate from the stream.",
+        "hosts": "Hosts whose joules were added up, if the engine uses GPUs of several.",
     },
     "DeviceEnergy": {
         "id": "The device's id: a GPU's UUID.",
@@ -128,7 +131,7 @@ def energy_schema() -> dict[str, Any]:
     """Of the answers of `/energy` and of `usage.energy`, one definition for each."""
     kinds = {name: getattr(energy, name) for name in MEANINGS if name != "UsageEnergy"}
     definitions = {name: _object(kind, MEANINGS[name], _example(kind)) for name, kind in kinds.items()}
-    told = energy.RequestEnergy("", energy.SETTLED, 0.0, flags=frozenset({Fault.ESTIMATED}))
+    told = energy.RequestEnergy("", energy.SETTLED, 0.0, flags=frozenset({Fault.ESTIMATED}), hosts=2)
     usage = told.to_usage()["energy"]
     definitions["UsageEnergy"] = _object(energy.RequestEnergy, MEANINGS["UsageEnergy"], usage)
     unknown = list(energy.RequestEnergy("", energy.UNKNOWN).to_json())
@@ -141,6 +144,11 @@ def energy_schema() -> dict[str, Any]:
     window["attributed_joules"] |= {"type": "object", "properties": {"prefill": phases, "decode": phases}}
     window["devices"] |= {"type": "array", "items": {"$ref": "#/$defs/DeviceEnergy"}}
     window["groups"] |= {"type": ["object", "null"], "additionalProperties": {"type": "number"}}
+    window["hosts_of_engines"] = {
+        "description": "With the flag other_hosts: how many hosts have GPUs of each engine, by its id.",
+        "type": "object",
+        "additionalProperties": {"type": "integer"},
+    }
     # What only a meter with further sensors adds to a window.
     window["components"] = {
         "description": "Energy of the host beside the accelerators, by component; in no other figure.",
@@ -184,7 +192,7 @@ def _example(kind: Any) -> dict[str, Any]:
     if kind is energy.WindowEnergy:
         return {**made.to_json(groups=True), **dataclasses.replace(made, reason="-").to_json()}
     if kind is energy.RequestEnergy:
-        made = dataclasses.replace(made, status=energy.SETTLED, reason="-")
+        made = dataclasses.replace(made, status=energy.SETTLED, reason="-", hosts=2)
     return dict(made.to_json())
 
 
@@ -198,7 +206,7 @@ def _object(kind: Any, meanings: Mapping[str, str], written: Mapping[str, Any]) 
     properties = {
         key: {**_type(types.get(renamed.get(key, key))), "description": meanings[key]} for key in written
     }
-    required = [key for key in written if key not in {"reason", "groups", "estimated"}]
+    required = [key for key in written if key not in {"reason", "groups", "estimated", "hosts"}]
     return {"type": "object", "properties": properties, "required": required}
 
 

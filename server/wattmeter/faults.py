@@ -85,6 +85,12 @@ class Fault(StrEnum):
         "integrated_power",
         "A device has no energy counter; its joules are the integral of its power readings.",
     )
+    OTHER_HOSTS = (
+        "other_hosts",
+        "The engine also uses GPUs of other hosts, whose joules are missing here: name every host's meter"
+        " (`--energy` of `wattload run`, once for each).",
+        True,
+    )
     PARTIAL_COVERAGE = "partial_coverage", "The meter did not cover the whole window.", True
     UNCERTAIN = (
         "uncertain",
@@ -118,6 +124,11 @@ class Fault(StrEnum):
     LOST_STEP_RECORDS = (
         "lost_step_records",
         "Records of engine steps were lost; the split between requests is less certain.",
+    )
+    CLOCK_UNCERTAIN = (
+        "clock_uncertain",
+        "The clock of the engine's host was not known well enough against the meter's; the split between"
+        " requests is less certain.",
     )
     METER_RESTARTED = (
         "meter_restarted",

@@ -58,7 +58,8 @@ class RequestEnergy:
     `status` is settled once the meter has covered the request's last step, provisional before (joules are
     then the step model's estimate for what is not final yet), and unknown where the server knows no request
     of this id. `uncertainty_joules` is one standard deviation of `joules`. `reason` says why `joules` is
-    None, where it is: a failed meter gives no number instead of a wrong one.
+    None, where it is: a failed meter gives no number instead of a wrong one. `hosts` is how many hosts have
+    GPUs of the request's engine; with the flag OTHER_HOSTS the joules are those of one of them.
     """
 
     id: str
@@ -74,6 +75,7 @@ class RequestEnergy:
     group: str = ""
     aborted: bool = False
     reason: str | None = None
+    hosts: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """The answer of `GET /energy/requests/{id}`."""
@@ -93,6 +95,7 @@ class RequestEnergy:
             "aborted": self.aborted,
             "flags": flag_names(self.flags),
             **({"reason": self.reason} if self.reason is not None else {}),
+            **({"hosts": self.hosts} if self.hosts > 1 else {}),
         }
 
     def to_usage(self) -> dict[str, Any]:
@@ -108,6 +111,7 @@ class RequestEnergy:
                 "status": self.status,
                 "source": self.source,
                 **({"estimated": True} if Fault.ESTIMATED in self.flags else {}),
+                **({"hosts": self.hosts} if self.hosts > 1 else {}),
             }
         }
 
@@ -116,6 +120,7 @@ class RequestEnergy:
         """Reads one entry of `/energy/requests`. Raises SchemaError naming a field that cannot be used."""
         read = _Reader(data, "the energy of a request")
         prompt, output = read.number("prompt_tokens"), read.number("output_tokens")
+        hosts = read.number("hosts")
         return cls(
             id=read.text("id"),
             status=read.text("status"),
@@ -130,6 +135,46 @@ class RequestEnergy:
             group=read.text("group", ""),
             aborted=read.get("aborted") is True,
             reason=read.text("reason", "") or None,
+            hosts=1 if hosts is None else max(1, int(hosts)),
+        )
+
+    @classmethod
+    def from_usage(cls, request_id: str, usage: object) -> Self:
+        """Reads what `to_usage` wrote. Raises SchemaError naming a field that cannot be used."""
+        read = _Reader(usage, "the usage of a response")
+        energy = read.get("energy")
+        if energy is None:
+            return cls(request_id, PROVISIONAL, reason=read.text("energy_reason", "the meter gave no energy"))
+        estimated = [Fault.ESTIMATED] if _Reader(energy, "usage.energy").get("estimated") is True else []
+        return cls.from_json({**energy, "id": request_id, "flags": estimated})
+
+    @classmethod
+    def over_hosts(cls, parts: Sequence[RequestEnergy]) -> RequestEnergy:
+        """One request as the meters of several hosts know it; `parts`: at least one.
+
+        A host's meter marks its part of a request with OTHER_HOSTS and says how many `hosts` there are. The
+        mark goes where all parts are there; where one is missing the joules are not known. An answer that is
+        a sum over all hosts already holds the parts of each.
+        """
+        lone = [part for part in parts if Fault.OTHER_HOSTS in part.flags]
+        if not lone:
+            return cls.sum(parts)
+        whole = [part for part in parts if Fault.OTHER_HOSTS not in part.flags]
+        if any(part.hosts > 1 for part in whole):
+            return cls.sum(whole)
+        found = cls.sum(parts)
+        hosts = max(part.hosts for part in lone)
+        if len(lone) == hosts:
+            return replace(found, flags=found.flags - {Fault.OTHER_HOSTS})
+        return found.without_joules(
+            f"the request's engine uses GPUs of {hosts} hosts, and the meters of {len(lone)} of them know it"
+        )
+
+    def without_joules(self, reason: str) -> RequestEnergy:
+        """The same request with its joules not known, and why."""
+        none = None
+        return replace(
+            self, joules=none, prefill_joules=none, decode_joules=none, uncertainty_joules=none, reason=reason
         )
 
     @classmethod
@@ -162,6 +207,7 @@ class RequestEnergy:
             output_tokens=told,
             flags=frozenset().union(*(part.flags for part in parts)),
             aborted=all(part.aborted for part in parts),
+            hosts=max(part.hosts for part in parts),
             reason=next((part.reason for part in parts if part.reason is not None), None),
         )
 

@@ -15,7 +15,13 @@ from wattload.client.unreachable import why_unreachable
 from wattload.energy.client import EnergyClient, EnergySource, base_url
 from wattload.energy.devices import Counted, MeteredDevice, Selection, choose
 from wattload.energy.discovery import Found, found_sources
-from wattload.energy.several import Host, SeveralCounters, SeveralMeters, host_names
+from wattload.energy.several import (
+    Host,
+    SeveralCounters,
+    SeveralMeters,
+    host_names,
+    refuse_missing_hosts,
+)
 from wattload.energy.sources import ForeignSource, is_foreign, open_source
 from wattload.errors import InputError
 from wattload.rundir.result import ClockInfo, TargetInfo
@@ -240,6 +246,7 @@ def _probe_energy(
             chosen = wanted or Wanted(frozenset(), False)
             counted = client.settle_devices(chosen.shown, all_devices=chosen.all_devices)
         energy = client.info()
+        refuse_missing_hosts([energy], [where])
         if wanted is not None and counted is None:
             counted = _all_of_meter(where, energy, wanted)
         return energy, client.clock(), counted

@@ -8,7 +8,7 @@ total, since the others' sum would be too small, and is named.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
@@ -80,6 +80,7 @@ class SeveralMeters:
             for device, gain in (answer.get("gains") or {}).items()
         }
         engine = next((answer["engine"] for answer in answers if answer.get("engine")), None)
+        refuse_missing_hosts(answers, [host.source.url for host in self.hosts])
         found = {"devices": devices, "hosts": hosts, "engine": engine}
         return found | ({"gains": gains} if gains else {})
 
@@ -201,6 +202,31 @@ def refuse_repeated(devices: Sequence[dict[str, Any]]) -> None:
         seen[name] = host
 
 
+def refuse_missing_hosts(answers: Sequence[dict[str, Any]], urls: Sequence[str]) -> None:
+    """Raises InputError where an engine uses GPUs of more hosts than those whose meters answered: each meter
+    knows its own host's joules alone. `answers` are those of GET /energy.
+    """
+    for name, wanted in hosts_of_engines(answer.get("hosts_of_engines") for answer in answers).items():
+        known = sum(name in (answer.get("hosts_of_engines") or {}) for answer in answers)
+        if known < wanted:
+            given = " ".join(f"--energy {url}" for url in urls)
+            raise InputError(
+                "energy",
+                f": the engine uses GPUs of {wanted} hosts, and meters of {known} of them are named: give"
+                f" that of each host, {given} --energy http://OTHER-HOST:8790",
+            )
+
+
+def hosts_of_engines(told: Iterable[Any]) -> dict[str, int]:
+    """How many hosts have GPUs of each engine that several meters know, out of what they tell."""
+    found: dict[str, int] = {}
+    for engines in told:
+        for name, number in engines.items() if isinstance(engines, dict) else ():
+            if isinstance(number, int):
+                found[name] = max(number, found.get(name, 1))
+    return found
+
+
 def summed(
     start: float, end: float, hosts: Sequence[Host], answers: Sequence[WindowEnergy | Failure]
 ) -> WindowEnergy:
@@ -220,6 +246,10 @@ def summed(
         windows.append(answer)
         flags |= answer.flags
         devices += [replace(device, id=f"{host.name}/{device.id}") for device in answer.devices]
+    told = [window.more.get("hosts_of_engines") or {} for window in windows]
+    engines = hosts_of_engines(told)
+    if engines and all(sum(name in each for each in told) >= n for name, n in engines.items()):
+        flags -= {Fault.OTHER_HOSTS}
     reason = next((window.reason for window in windows if window.reason), None)
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
@@ -268,4 +298,4 @@ def _components(windows: Sequence[WindowEnergy], hosts: int) -> dict[str, Any]:
 def joined(parts: Sequence[RequestEnergy]) -> RequestEnergy:
     """One request as the hosts that know it have it; unknown where none does."""
     known = [part for part in parts if part.status != UNKNOWN]
-    return RequestEnergy.sum(known) if known else parts[0]
+    return RequestEnergy.over_hosts(known) if known else parts[0]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from wattmeter.faults import Fault
@@ -174,6 +174,12 @@ class NodeRoutes(EnergyRoutes):
         """Of a window what starting engines used; of the state what engines and holes there are."""
         engines, holes = self.view.engines(), self.view.holes(start_unix, end_unix)
         more: dict[str, Any] = {}
+        flags: set[Fault] = set()
+        since = time.time() if math.isinf(start_unix) else start_unix
+        elsewhere = self.view.node.hosts_of_engines(self.view.server, since, end_unix)
+        if elsewhere:
+            flags.add(Fault.OTHER_HOSTS)
+            more["hosts_of_engines"] = elsewhere
         if math.isinf(start_unix):
             more["meter"] = {"pid": os.getpid()}
             more["engines"] = [engine.as_json() for engine in engines]
@@ -183,13 +189,14 @@ class NodeRoutes(EnergyRoutes):
                 more["components"] = self._components.state()
             if self._gains:
                 more["gains"] = self._gains
-            return (), more | self._no_engine(engines)
+            return flags, more | self._no_engine(engines)
         if engines:
             more["startup_joules"] = self.view.startup_joules(start_unix, end_unix)
         if self._components:
             more["components"], waiting = self._components.window(start_unix, end_unix)
             more |= {"complete": False} if waiting else {}
-        return (Fault.METER_RESTARTED,) if holes else (), more | self._no_engine(engines)
+        flags |= {Fault.METER_RESTARTED} if holes else set()
+        return flags, more | self._no_engine(engines)
 
     def _no_engine(self, engines: list[Engine]) -> dict[str, Any]:
         """Why the requests of a server that asks are not metered, where none of its engines is."""
@@ -324,20 +331,28 @@ class NodeCollector(Collector):
         lost = CounterMetricFamily(
             "wattserve_lost_step_records", "Steps whose records never arrived.", labels=["model", "rank"]
         )
+        hosts = GaugeMetricFamily(
+            "wattserve_engine_hosts",
+            "Hosts with GPUs of the engine; where more than one, joules here are of this host's part alone.",
+            labels=["model", "rank"],
+        )
         totals: dict[tuple[str, str], list[float]] = {}
         starts: dict[str, float] = {}
+        most: dict[tuple[str, str], int] = {}
         for engine in engines:
             key = (engine.hello.model, str(engine.hello.rank))
             row = totals.setdefault(key, [0.0, 0.0])
             row[0] += engine.steps
             row[1] += engine.lost_steps
+            most[key] = max(most.get(key, 1), engine.hello.hosts if engine.alive else 1)
             starts[engine.hello.model] = starts.get(engine.hello.model, 0.0) + (engine.startup.joules or 0.0)
         for model, joules in starts.items():
             startup.add_metric((model,), joules)
         for key, (taken, missing) in totals.items():
             steps.add_metric(key, taken)
             lost.add_metric(key, missing)
-        yield from (startup, steps, lost)
+            hosts.add_metric(key, most[key])
+        yield from (startup, steps, lost, hosts)
 
 
 def _lost_messages(number: int) -> Metric:

@@ -30,6 +30,7 @@ from wattmeter.monitor.windows import COMPONENTS
 from wattmeter.schema import MonitorSnapshot, RequestEnergy
 from wattmeter.steps.batch import StepBatch
 from wattmeter.steps.recording import RecordingWriter
+from wattserve.meter.engine_clock import EngineClock, UnknownClockError, is_here
 from wattserve.meter.tap import DeviceCounters, TappedMeter
 from wattserve.meter_spec import MeterSpec
 from wattserve.protocol.host import boot_id, pid_namespace
@@ -171,6 +172,7 @@ class Engine:
     heard: float
     attached_unix: float
     take: Callable[[StepBatch], None]
+    clock: EngineClock
     writer: RecordingWriter | None = None
     ended: bool = False
     silent: bool = False
@@ -189,6 +191,11 @@ class Engine:
     def alive(self) -> bool:
         return not self.ended and not self.silent
 
+    def ran_in(self, start_unix: float, end_unix: float) -> bool:
+        """Whether it was there in some part of a window."""
+        heard_unix = time.time() - (time.monotonic() - self.heard)
+        return self.attached_unix < end_unix and (self.alive or heard_unix > start_unix)
+
     def was_heard(self) -> None:
         self.heard = time.monotonic()
         self.silent = self.gone = False
@@ -204,6 +211,7 @@ class Engine:
             "steps": self.steps,
             "lost_step_records": self.lost_steps,
             "startup": self.startup.as_json(),
+            "hosts": self.hello.hosts,
         }
 
 
@@ -331,6 +339,11 @@ class Node:
             engine = self._engines.get(hello.engine)
             if engine is not None:
                 engine.was_heard()
+                certain = not engine.clock.uncertain
+                engine.clock.note(hello)
+                if certain and engine.clock.uncertain:
+                    logger.warning("engine %s: %s", engine.hello.engine[:8], Fault.CLOCK_UNCERTAIN.meaning)
+                    engine.monitor.add_flag(Fault.CLOCK_UNCERTAIN)
                 return
             try:
                 self._engines[hello.engine] = self._attach(hello, estimated)
@@ -407,7 +420,15 @@ class Node:
                 segment.monitor.add_flag(fault)
 
     def _attach(self, hello: EngineHello, estimated: bool) -> Engine:
-        self._check_clock(hello)
+        try:
+            clock = EngineClock(hello)
+        except UnknownClockError as error:
+            raise RefusedError(str(error)) from None
+        hello = clock.hello(hello)
+        if hello.sent_ns > time.monotonic_ns() + CLOCK_AHEAD_NS:
+            raise RefusedError(
+                "the engine's monotonic clock is not the meter's: their times cannot be joined"
+            )
         meter = self._claim(hello)
         ids = tuple(device.id for device in meter.devices)
         writer = self._recording(hello, meter)
@@ -443,22 +464,13 @@ class Node:
         # Steps that a meter before this one took are not lost; without one all before now are.
         tally = StepTally(int(saved.get("next_step", 0)))
         segment = Segment(monitor, tapped, ids)
-        engine = Engine(hello, segment, tally, startup, time.monotonic(), time.time(), take, writer)
+        engine = Engine(hello, segment, tally, startup, time.monotonic(), time.time(), take, clock, writer)
         for (server, request_id), open_request in self._open.items():
             if server == hello.server:
                 monitor.request_started(request_id, group=open_request.group)
                 open_request.engines.append(engine)
         logger.info("engine %s of %s on %s", hello.engine[:8], hello.model, ", ".join(ids))
         return engine
-
-    def _check_clock(self, hello: EngineHello) -> None:
-        own = boot_id()
-        if hello.boot_id and own and hello.boot_id != own:
-            raise RefusedError("the engine runs on another host: a meter reads its own host's GPUs only")
-        if hello.sent_ns > time.monotonic_ns() + CLOCK_AHEAD_NS:
-            raise RefusedError(
-                "the engine's monotonic clock is not the meter's: their times cannot be joined"
-            )
 
     def _claim(self, hello: EngineHello) -> Meter:
         """The meter of the engine's devices. Raises RefusedError where another engine uses one of them."""
@@ -662,6 +674,7 @@ class Node:
             if engine is None:
                 return False
             engine.was_heard()
+            records = engine.clock.records(records)
             _check_order(engine, records)
             lost = engine.tally.lost(records)
             engine.steps += len(records.batch)
@@ -799,7 +812,9 @@ class Node:
             having = [pair for pair in found if pair[0].monitor.has_steps(request_id)]
             found = having or found[:1]
         if found:
-            return RequestEnergy.sum([energy for _, energy in found])
+            energy = RequestEnergy.sum([energy for _, energy in found])
+            hosts = max(engine.hello.hosts for engine, _ in found)
+            return energy if hosts == 1 else _part_of(energy, hosts)
         with self._lock:
             known = next(
                 (
@@ -817,6 +832,14 @@ class Node:
             request_id, "provisional", none, none, none, none, none, none, self.source,
             group=known.group, reason=reason,
         )  # fmt: skip
+
+    def hosts_of_engines(self, server: str | None, start_unix: float, end_unix: float) -> dict[str, int]:
+        """How many hosts have GPUs of each engine of a window that uses those of several."""
+        return {
+            engine.hello.engine: engine.hello.hosts
+            for engine in self.engines(server)
+            if engine.hello.hosts > 1 and engine.ran_in(start_unix, end_unix)
+        }
 
     def no_engine_reason(self, server: str) -> str:
         """Why requests of a server have no joules where none of its engines is metered."""
@@ -880,6 +903,11 @@ def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
         total[name] = total.get(name, 0.0) + joules
 
 
+def _part_of(energy: RequestEnergy, hosts: int) -> RequestEnergy:
+    """The energy of a request on one of several hosts."""
+    return replace(energy, hosts=hosts, flags=energy.flags | {Fault.OTHER_HOSTS})
+
+
 def _finish(engine: Engine, message: RequestFinished) -> None:
     engine.monitor.request_finished(
         message.id,
@@ -916,6 +944,8 @@ def _merged_ids(batch: StepBatch, lost: int) -> StepBatch:
 def _own_processes(hello: EngineHello) -> Callable[[int], bool | None] | None:
     """Whether a process is the engine's; None where that cannot be told from here."""
     if hello.pid is None or not hello.pid_namespace or hello.pid_namespace != pid_namespace():
+        return None
+    if not is_here(hello):  # another host's numbers, and the first namespace has the same name on each
         return None
     return descends_from(hello.pid)
 

@@ -17,6 +17,7 @@ from wattserve.http.middleware import usage_fields
 from wattserve.meter.engines import Node, RefusedError
 from wattserve.protocol import messages
 from wattserve.protocol.address import Ownership
+from wattserve.protocol.host import boot_id
 from wattserve.protocol.messages import (
     Answer,
     EnergyQuestion,
@@ -168,7 +169,13 @@ class Ingest:
                 wait = min(max(message.wait_seconds, 0.0), LONGEST_WAIT_SECONDS)
                 self._waiting.append(_Waiting(sender, message, time.monotonic() + wait))
             case MeterQuestion():
-                content = {"meter": self._version, "protocol": messages.VERSION, "pid": os.getpid()}
+                content = {
+                    "meter": self._version,
+                    "protocol": messages.VERSION,
+                    "pid": os.getpid(),
+                    "boot_id": boot_id(),
+                    "monotonic_ns": time.monotonic_ns(),
+                }
                 self._reply(sender, Answer(message.number, content))
             case HttpQuestion():
                 self._ask_http(sender, message)

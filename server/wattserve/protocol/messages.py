@@ -70,7 +70,10 @@ class EngineHello:
     `pid_namespace` numbers processes (the target of /proc/self/ns/pid): by it others' work on the same GPU is
     told from the engine's. `shape` are facts of the model's configuration (`experts`,
     `experts_per_token`, `layers`, ...), absent where they do not apply. `padding` is what the engine computes
-    beyond the tokens asked for: `graph_sizes` and `tile_tokens`.
+    beyond the tokens asked for: `graph_sizes` and `tile_tokens`. `hosts` is how many hosts have GPUs of the
+    engine, each with a meter that gets its steps. To the meter of a host with another clock `clock` says what
+    it is against the sender's: `boot_id` of the meter's host, `offset_ns` (the meter's monotonic clock minus
+    the sender's) and `error_ns`, which the true offset differs by at most.
     """
 
     TYPE: ClassVar[str] = "hello"
@@ -90,6 +93,8 @@ class EngineHello:
     padding: dict[str, Any] = field(default_factory=dict)
     pid: int | None = None
     pid_namespace: str = ""
+    hosts: int = 1
+    clock: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,8 @@ class HttpQuestion:
 
 @dataclass(frozen=True, slots=True)
 class MeterQuestion:
-    """Is a meter there? The answer's content has `meter` (its version), `pid` and `protocol`."""
+    """Is a meter there? The answer's content has `meter` (its version), `pid`, `protocol`, and of its clock
+    `monotonic_ns` now and the `boot_id` of its host."""
 
     TYPE: ClassVar[str] = "meter_question"
     number: int = 0
@@ -310,7 +316,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 _SCHEDULED_KINDS = [[name, "<i8" if name in STEP_COLUMNS else "<i4"] for name in SCHEDULED_COLUMNS]
 # Names by which things are found again, kept as long as they are known; and counts from 0.
 _NAMES = frozenset({"id", "server", "engine", "boot_id"})
-_COUNTS = frozenset({"number", "lost", "next_step", "rank", "engines"})
+_COUNTS = frozenset({"number", "lost", "next_step", "rank", "engines", "hosts"})
 _TOKENS = frozenset({"prompt_tokens", "output_tokens"})
 
 

@@ -120,12 +120,44 @@ def model_shape(config: Any) -> dict[str, Any]:
     return facts
 
 
-def why_not_metered(parallel: Any, named: Sequence[str] | None) -> str | None:
-    """Why the joules of a step of this engine would not be those of GPUs that are known here; None where
-    they are. `parallel` is a `ParallelConfig`, `named` the GPUs that a person named."""
-    if getattr(parallel, "nnodes", 1) != 1:
-        return "an engine on several hosts is not metered: only the GPUs of this host are read"
+def local_gpus(parallel: Any) -> int:
+    """How many GPUs of this host an engine uses that vLLM itself spreads over `nnodes` hosts."""
+    return int(parallel.world_size) // max(1, int(getattr(parallel, "nnodes", 1) or 1))
+
+
+def why_not_metered(
+    parallel: Any, named: Sequence[str] | None, elsewhere: Sequence[Sequence[str]] = ()
+) -> str | None:
+    """Why the joules of a step of this engine would not be those of GPUs that are known; None where they are.
+
+    `parallel` is a `ParallelConfig`, `named` the GPUs of this host that a person named, `elsewhere` those of
+    each further host with a meter (none: all that it meters).
+    """
+    hosts, size = int(getattr(parallel, "nnodes", 1) or 1), int(parallel.world_size)
+    engines = int(getattr(parallel, "data_parallel_size", 1) or 1)
     backend = getattr(parallel, "distributed_executor_backend", None)
-    if "ray" in str(getattr(backend, "__name__", backend)).lower() and not named:
-        return "Ray places the engine's workers itself: name their GPUs on this host with --energy-devices"
+    ray = "ray" in str(getattr(backend, "__name__", backend)).lower()
+    if (hosts > 1 or elsewhere) and engines > 1:
+        return "several data-parallel engines over several hosts are not metered: start one server for each"
+    if hosts > 1 and len(elsewhere) != hosts - 1:
+        return (
+            f"an engine on several hosts needs the meter of each: of {hosts - 1} other hosts {len(elsewhere)}"
+            " are named; give --energy-also-at 'tcp://HOST:PORT?devices=0,1' for each"
+        )
+    if ray and not named:
+        return (
+            "Ray places the engine's workers itself: name their GPUs on this host with --energy-devices, and"
+            " those of each other host with --energy-also-at"
+        )
+    if elsewhere and not ray and hosts == 1:
+        return "--energy-also-at names GPUs of another host, and this engine runs on one host alone"
+    # Named GPUs of a server with one engine are all the engine's.
+    here = len(named) if named else local_gpus(parallel)
+    known = all(elsewhere) and (bool(elsewhere) or (ray and engines == 1))
+    total = here + sum(map(len, elsewhere))
+    if known and total != size:
+        return (
+            f"the engine uses {size} GPUs, and {total} are named: {here} of this host"
+            f" (--energy-devices) and {total - here} of others (--energy-also-at)"
+        )
     return None

@@ -33,10 +33,7 @@ MIDDLEWARE = "wattserve.vllm.EnergyMiddleware"
 PLUGIN = "wattserve"
 
 # What would be metered wrongly, or not at all.
-ONE_ONLY = {
-    "--nnodes": "an engine whose GPUs are all on this host",
-    "-n": "an engine whose GPUs are all on this host",
-}
+HOSTS = ("--nnodes", "-n")
 REFUSED = {
     "--headless": "has no HTTP server to put energy into",
     "--grpc": "has no HTTP responses to put energy into",
@@ -86,13 +83,16 @@ def _check(arguments: Sequence[str], environment: dict[str, str], given: Mapping
             f"vLLM is not installed for {sys.executable}: install wattload with its extra 'vllm', in a"
             " checkout: pip install '.[vllm]' (GPU); docs/how-to/vllm.md has the way for a CPU"
         )
-    _check_hosts(arguments)
+    for name, reason in REFUSED.items():
+        if _value(arguments, name) is not None:
+            raise SettingError(f"{name} {reason}")
     _check_model(arguments)
     settings = Settings.from_environment(environment)
+    _check_hosts(arguments, settings)
     if _value(arguments, "--distributed-executor-backend") == "ray" and settings.devices is None:
         raise SettingError(
             "--distributed-executor-backend ray places the workers itself: name their GPUs on this host with"
-            " --energy-devices"
+            " --energy-devices, and those of each other host with --energy-also-at"
         )
     if settings.meter_at is not None:
         _check_attached(settings.meter_at, given)
@@ -137,14 +137,18 @@ def _value(arguments: Sequence[str], *names: str) -> str | None:
     return None
 
 
-def _check_hosts(arguments: Sequence[str]) -> None:
-    for name, advice in ONE_ONLY.items():
-        value = _value(arguments, name)
-        if value is not None and value != "1":
-            raise SettingError(f"{name} {value} is not metered per request: start {advice}")
-    for name, reason in REFUSED.items():
-        if _value(arguments, name) is not None:
-            raise SettingError(f"{name} {reason}")
+def _check_hosts(arguments: Sequence[str], settings: Settings) -> None:
+    hosts = _value(arguments, *HOSTS)
+    if hosts is not None and hosts.isdigit() and int(hosts) != 1 + len(settings.also_at):
+        raise SettingError(
+            f"--nnodes {hosts} with {len(settings.also_at)} further meters is not metered: give"
+            " --energy-also-at 'tcp://HOST:PORT?devices=0,1' for each other host, where `wattserve meter"
+            " --socket tcp://0.0.0.0:PORT` reads its GPUs"
+        )
+    for meter in settings.also_at:
+        reason = meter_process.why_unreachable(meter.address)
+        if reason is not None:
+            raise SettingError(f"--energy-also-at {meter.address}: {reason}")
 
 
 def model_first(arguments: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from collections.abc import MutableMapping
 from wattserve.meter.process import MeterOptions
 from wattserve.protocol import address as addresses
 from wattserve.protocol import messages
+from wattserve.protocol.host import boot_id
 from wattserve.protocol.sender import ask
 from wattserve.vllm.settings import (
     REASON_VARIABLE,
@@ -134,6 +135,10 @@ def _settle(environment: MutableMapping[str, str]) -> MeterProcess | None:
     except ValueError as error:
         raise SettingError(f"--energy-{'meter-at' if settings.meter_at else 'socket'}: {error}") from None
     environment[addresses.VARIABLE] = address
+    for further in settings.also_at:
+        reason = why_unreachable(further.address)
+        if reason is not None:
+            logger.warning("wattserve: the meter at %s cannot be used yet: %s", further.address, reason)
     if settings.meter_at is not None:
         environment[SERVER_VARIABLE] = uuid.uuid4().hex
         reason = why_unreachable(address)
@@ -142,7 +147,9 @@ def _settle(environment: MutableMapping[str, str]) -> MeterProcess | None:
         environment[STARTED_VARIABLE] = str(time.monotonic_ns())
         return None
     # Who shares a socket that was given shares a server too.
-    environment[SERVER_VARIABLE] = uuid.uuid4().hex if given is None else f"at {address}"
+    # On another host's meter the same path may name another server.
+    on = f" on {boot_id()}" if settings.also_at else ""
+    environment[SERVER_VARIABLE] = uuid.uuid4().hex if given is None else f"at {address}{on}"
     check_meter(settings)
     meter = MeterProcess(address, options_of(settings, address))
     atexit.register(meter.stop)

@@ -24,6 +24,7 @@ from wattserve.http.errors import error_object
 from wattserve.http.keys import Keys, unauthorized
 from wattserve.http.middleware import TENANT_KEY, ASGIApp, Message, Receive, Scope, Send
 from wattserve.meter.client import MeterClient, MeterGoneError
+from wattserve.meter.several import SeveralMeters
 from wattserve.protocol import address
 from wattserve.vllm import outcome
 from wattserve.vllm.engine_facts import why_not_metered
@@ -32,6 +33,7 @@ from wattserve.vllm.settings import (
     DEFAULT_GROUP_HEADER,
     REASON_VARIABLE,
     SERVER_VARIABLE,
+    further_meters,
     named_devices,
     tenant_from,
 )
@@ -48,7 +50,7 @@ class EnergyMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._client: MeterClient | None = None
+        self._client: MeterClient | SeveralMeters | None = None
         self._shared = shared.EnergyMiddleware(NamedResponses(app), None)
         self._group_header = _GROUP_HEADER
         # Until the application has said what its keys are, nobody has one.
@@ -126,10 +128,18 @@ class EnergyMiddleware:
                 "vLLM did not load the plugin `wattserve`: is wattload installed for the same Python, and"
                 " `wattserve` among VLLM_PLUGINS?"
             )
-        why = why_not_metered(app.state.vllm_config.parallel_config, named_devices(os.environ))
+        further = further_meters(os.environ)
+        why = why_not_metered(
+            app.state.vllm_config.parallel_config,
+            named_devices(os.environ),
+            [meter.devices for meter in further],
+        )
         if why is not None:
             raise RuntimeError(why)
-        client = MeterClient(address.address_of(at), os.environ[SERVER_VARIABLE])
+        server = os.environ[SERVER_VARIABLE]
+        own = MeterClient(address.address_of(at), server)
+        others = {meter.address: MeterClient(meter.address, server) for meter in further}
+        client = SeveralMeters(own, others) if others else own
         client.start()
         self._client = self._shared.source = client
         app.routes[:0] = [
@@ -160,7 +170,9 @@ class EnergyMiddleware:
             return _error(503, str(error))
         return Response(content, status, media_type=kind)
 
-    async def _metrics(self, client: MeterClient, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _metrics(
+        self, client: MeterClient | SeveralMeters, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """vLLM's metrics, whichever of its processes they are of, and behind them the meter's."""
         # As plain text: two expositions of that kind may follow one another.
         dropped = (b"accept", b"accept-encoding")

@@ -14,15 +14,14 @@ import os
 import sys
 import time
 import uuid
-from dataclasses import replace
 from typing import Any
 
-from wattserve.protocol import address, messages
+from wattserve.protocol import address
 from wattserve.protocol.host import boot_id, pid_namespace
-from wattserve.protocol.messages import EngineHello, Frames
-from wattserve.protocol.sender import Sender
+from wattserve.protocol.messages import EngineHello
+from wattserve.vllm.links import Links
 from wattserve.vllm.recorder import StepRecorder
-from wattserve.vllm.settings import SERVER_VARIABLE, STARTED_VARIABLE, named_devices
+from wattserve.vllm.settings import SERVER_VARIABLE, STARTED_VARIABLE, further_meters, named_devices
 
 logger = logging.getLogger("wattserve.vllm")
 
@@ -94,20 +93,11 @@ def _wrap_scheduler() -> None:
 
 
 def make_recorder(scheduler: Any, loaded_ns: int) -> StepRecorder:
-    """The recorder of this engine core, connected to the meter. `loaded_ns` is when the plugin was loaded."""
+    """The recorder of this engine core, connected to its meters. `loaded_ns`: when the plugin was loaded."""
     hello = engine_hello(scheduler.vllm_config, os.environ, loaded_ns)
-    link = Sender(os.environ[address.VARIABLE])
-    told: set[str] = set()
-
-    def say_hello(next_step: int) -> Frames:
-        link.take_replies()
-        if link.refused is not None and link.refused not in told:
-            told.add(link.refused)
-            logger.warning("wattserve: the meter refuses this engine: %s", link.refused)
-        return messages.encode(replace(hello, next_step=next_step, sent_ns=time.monotonic_ns()))
-
+    links = Links(os.environ[address.VARIABLE], hello, further_meters(os.environ))
     randomised = os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "0") in ("", "0")
-    return StepRecorder(link.send, engine=hello.engine, hello=say_hello, randomised=randomised)
+    return StepRecorder(links.send, engine=hello.engine, hello=links.hello, randomised=randomised)
 
 
 def engine_hello(config: Any, environment: Any, loaded_ns: int) -> EngineHello:
@@ -115,8 +105,8 @@ def engine_hello(config: Any, environment: Any, loaded_ns: int) -> EngineHello:
     from wattserve.vllm import engine_facts as facts
 
     parallel = config.parallel_config
-    named = named_devices(environment)
-    reason = facts.why_not_metered(parallel, named)
+    named, elsewhere = named_devices(environment), further_meters(environment)
+    reason = facts.why_not_metered(parallel, named, [meter.devices for meter in elsewhere])
     if reason is not None:
         raise RuntimeError(reason)
     rank = int(getattr(parallel, "data_parallel_index", None) or 0)
@@ -132,7 +122,7 @@ def engine_hello(config: Any, environment: Any, loaded_ns: int) -> EngineHello:
         started_ns=int(started) if started.isdigit() else loaded_ns,
         gpus=tuple(
             facts.engine_gpus(
-                parallel.world_size,
+                facts.local_gpus(parallel),
                 environment,
                 getattr(parallel, "assigned_physical_gpu_ids", None),
                 local_rank=rank if local_rank is None else int(local_rank),
@@ -147,4 +137,5 @@ def engine_hello(config: Any, environment: Any, loaded_ns: int) -> EngineHello:
         padding={"graph_sizes": list(padding.graph_sizes), "tile_tokens": padding.tile_tokens},
         pid=os.getpid(),
         pid_namespace=pid_namespace(),
+        hosts=1 + len(elsewhere),
     )

@@ -43,8 +43,8 @@ class StepRecorder:
     """Collects the steps of one engine core and hands messages to `send`.
 
     `send(frames) -> bool` must not block; False means that the message was lost, which the meter sees from
-    the numbering of the steps. `engine` is the engine's name. `hello(next_step)` gives the frames that say
-    who the engine is; they go out first and then with each heartbeat. `randomised` is False where vLLM adds
+    the numbering of the steps. `engine` is the engine's name. `hello(next_step)` says who the engine is, on
+    the recorder's thread: first of all, and then with each heartbeat. `randomised` is False where vLLM adds
     no random suffix to its request ids.
     """
 
@@ -53,7 +53,7 @@ class StepRecorder:
         send: Callable[[Frames], bool],
         *,
         engine: str = "",
-        hello: Callable[[int], Frames] | None = None,
+        hello: Callable[[int], object] | None = None,
         randomised: bool = True,
         flush_seconds: float = 0.05,
     ) -> None:
@@ -133,7 +133,7 @@ class StepRecorder:
             self._wake.clear()
             now = time.monotonic()
             if self._hello is not None and now >= next_hello:
-                self._send(self._hello(self._steps_sent))
+                self._hello(self._steps_sent)
                 next_hello = now + HEARTBEAT_SECONDS
             due = woken or self._ended or now >= next_flush
             if (self._finished and due) or now >= next_heartbeat:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from wattserve.http.keys import TenantFrom
+from wattserve.protocol import address as addresses
 
 PREFIX = "--energy-"
 # One name for all processes of a server, and the moment it began to start (CLOCK_MONOTONIC, ns): the first
@@ -35,6 +36,8 @@ class Flag:
     variable: str
     value: str
     help: str
+    # May be given several times; the variable has the values with spaces between them.
+    several: bool = False
 
 
 FLAGS = (
@@ -96,9 +99,48 @@ FLAGS = (
         "attach to a meter that runs already: the path of its socket or tcp://HOST:PORT (`wattserve meter"
         " --socket`), instead of starting one",
     ),
+    Flag(
+        "also-at",
+        "WATTSERVE_ALSO_AT",
+        "tcp://HOST:PORT?devices=0,1",
+        "the meter of a further host whose GPUs the engine uses (`wattserve meter --socket`), and which of"
+        " its devices those are (devices=all: all that it meters); once for each further host",
+        several=True,
+    ),
 )
 # Settings of the meter itself, which one that runs already has from its own command line.
 OF_THE_METER = ("meter", "record", "idle-watts", "step-model", "selftest-seconds", "socket")
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherMeter:
+    """The meter of another host with GPUs of the engine. `devices` are the engine's there; none: all that
+    this meter meters."""
+
+    address: str
+    devices: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> FurtherMeter:
+        """`tcp://HOST:PORT?devices=0,1`. Raises SettingError."""
+        address, _, query = text.partition("?")
+        name, _, value = query.partition("=")
+        devices = tuple(part.strip() for part in value.split(",") if part.strip())
+        if name != "devices" or not devices or "&" in value:
+            raise SettingError(
+                f"--energy-also-at (WATTSERVE_ALSO_AT): {text} names no devices: tcp://HOST:PORT?devices=0,1,"
+                " or ?devices=all where the engine uses all that this meter meters"
+            )
+        if not address.startswith("tcp://"):
+            raise SettingError(
+                f"--energy-also-at (WATTSERVE_ALSO_AT): {address} is not the tcp://HOST:PORT of another"
+                " host's meter"
+            )
+        try:
+            address = addresses.address_of(address)
+        except ValueError as error:
+            raise SettingError(f"--energy-also-at (WATTSERVE_ALSO_AT): {error}") from None
+        return cls(address, () if devices == ("all",) else devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +157,7 @@ class Settings:
     selftest_seconds: float = 20.0
     socket: str | None = None
     meter_at: str | None = None
+    also_at: tuple[FurtherMeter, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -131,6 +174,7 @@ class Settings:
             selftest_seconds=_selftest_seconds(given["selftest-seconds"] or "20"),
             socket=given["socket"] or None,
             meter_at=given["meter-at"] or None,
+            also_at=further_meters(environment),
         )
 
 
@@ -138,6 +182,18 @@ def named_devices(environment: Mapping[str, str]) -> tuple[str, ...] | None:
     """The devices that a person named, or None."""
     text = environment.get("WATTSERVE_DEVICES", "")
     return tuple(part.strip() for part in text.split(",") if part.strip()) or None
+
+
+def further_meters(environment: Mapping[str, str]) -> tuple[FurtherMeter, ...]:
+    """The meters of further hosts that a person named. Raises SettingError."""
+    meters = tuple(FurtherMeter.parse(text) for text in environment.get("WATTSERVE_ALSO_AT", "").split())
+    named = [*(meter.address for meter in meters), environment.get("WATTSERVE_METER_AT", "").strip()]
+    again = next((meter.address for meter in meters if named.count(meter.address) > 1), None)
+    if again is not None:
+        raise SettingError(
+            f"--energy-also-at (WATTSERVE_ALSO_AT): {again} is named twice: its joules would count twice"
+        )
+    return meters
 
 
 def tenant_from(environment: Mapping[str, str]) -> TenantFrom | None:
@@ -181,11 +237,11 @@ def flags_and_rest(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]
             if not queue or queue[0].startswith("--"):
                 raise SettingError(f"{name} needs a value ({flag.value})")
             value = queue.pop(0)
-        if flag.variable in variables:
+        if flag.variable in variables and not flag.several:
             raise SettingError(f"{name} is given twice")
         if not value:
             raise SettingError(f"{name} needs a value ({flag.value})")
-        variables[flag.variable] = value
+        variables[flag.variable] = f"{variables.get(flag.variable, '')} {value}".strip()
     return variables, rest
 
 

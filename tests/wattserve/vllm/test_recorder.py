@@ -211,9 +211,9 @@ def test_the_engine_says_hello_first_and_then_with_each_heartbeat(monkeypatch: p
     sent: list[Frames] = []
     told: list[int] = []
 
-    def hello(next_step: int) -> Frames:
+    def hello(next_step: int) -> None:
         told.append(next_step)
-        return [b"hello"]
+        sent.append([b"hello"])
 
     recorder = StepRecorder(keeping(sent), hello=hello, flush_seconds=0.005)
     output = step({"a": (4, 0, 4)})

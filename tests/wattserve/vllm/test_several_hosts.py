@@ -1,0 +1,372 @@
+"""An engine with GPUs of two hosts: its steps and requests go to both meters, whose joules add up. vLLM's
+classes are stand-ins, and both hosts are this one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meter_node import PROFILE, modelled_node, serving_meter, until
+from sim_server import serving
+from vllm_app import VllmApp
+from wattmeter.schema import RequestEnergy
+from wattserve.meter.app import MeterApp
+from wattserve.protocol import address
+from wattserve.protocol.messages import Answer, MeterQuestion
+from wattserve.protocol.sender import ask
+from wattserve.vllm.meter_process import MeterProcess, options_of
+from wattserve.vllm.middleware import EnergyMiddleware
+from wattserve.vllm.plugin import make_recorder
+from wattserve.vllm.recorder import StepRecorder
+from wattserve.vllm.settings import REASON_VARIABLE, SERVER_VARIABLE, Settings
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def parallel() -> SimpleNamespace:
+    """Two hosts of two GPUs each."""
+    return SimpleNamespace(
+        world_size=4,
+        nnodes=2,
+        data_parallel_size=1,
+        data_parallel_index=0,
+        data_parallel_rank_local=None,
+        distributed_executor_backend="mp",
+        assigned_physical_gpu_ids=None,
+    )
+
+
+def step(new: dict[str, int], old: dict[str, int]) -> Any:
+    """new: id -> prompt tokens, all of them now; old: id -> context, one token now."""
+    tokens = {**new, **dict.fromkeys(old, 1)}
+    return SimpleNamespace(
+        scheduled_new_reqs=[
+            SimpleNamespace(req_id=i, prompt_token_ids=[0] * n, num_computed_tokens=0) for i, n in new.items()
+        ],
+        scheduled_cached_reqs=SimpleNamespace(
+            req_ids=list(old), num_computed_tokens=list(old.values()), resumed_req_ids=set()
+        ),
+        num_scheduled_tokens=tokens,
+        total_num_scheduled_tokens=sum(tokens.values()),
+        scheduled_spec_decode_tokens={},
+        finished_req_ids=set(),
+    )
+
+
+class Server(VllmApp):
+    """vLLM's application and engine core: each request is a step of its prompt and one that decodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state.vllm_config.parallel_config = parallel()
+        self.recorder: StepRecorder = make_recorder(SimpleNamespace(vllm_config=self.state.vllm_config), 1)
+        self.recorder.start()
+        self.middleware = EnergyMiddleware(self)
+        self.requests = 0
+        self._lifespan: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def _step(self, output: Any, finished: tuple[str, ...] = ()) -> None:
+        self.recorder.launched(output)
+        await asyncio.sleep(0.01)
+        self.recorder.ended(output, time.monotonic_ns(), None, finished=finished)
+
+    async def answer(self, send: Any) -> None:
+        name = f"cmpl-{self.seen[b'x-request-id'].decode()}-0-0a1b2c3d"
+        await self._step(step({name: 50}, {}))
+        await self._step(step({}, {name: 50}), (name,))
+        body = json.dumps({"choices": [], "usage": {"completion_tokens": 2, "prompt_tokens": 50}}).encode()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> Any:
+        async def ignore(_: Any) -> None: ...
+
+        scope = {"type": "lifespan", "app": self}
+        task = asyncio.create_task(self.middleware(scope, self._lifespan.get, ignore))
+        await self._lifespan.put({"type": "lifespan.startup"})
+        await asyncio.sleep(0.05)
+        try:
+            yield self
+        finally:
+            await self._lifespan.put({"type": "lifespan.shutdown"})
+            await task
+            self.recorder.stop()
+
+    async def ask(self, method: str, path: str, name: str = "", query: str = "", body: bytes = b"") -> Any:
+        """The JSON answer to a request to the model's port."""
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        headers = [(b"x-request-id", name.encode())] if name else []
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": headers,
+            "query_string": query.encode(),
+        }
+        route = next((route for route in self.routes if route.matches(scope)[0].value == 2), None)
+        if route is None:
+            await self.middleware(scope, receive, send)
+        else:
+            scope.update(route.matches(scope)[1])
+            await route.handle(scope, receive, send)
+        return json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+
+    async def generate(self) -> dict[str, Any]:
+        """The usage of one more response."""
+        self.requests += 1
+        usage: dict[str, Any] = (await self.ask("POST", "/v1/completions", f"r{self.requests}"))["usage"]
+        assert usage["completion_tokens"] == 2
+        return usage
+
+    async def until_energy(self, seconds: float = 60.0) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while (usage := await self.generate())["energy"] is None:
+            assert time.monotonic() < deadline, usage["energy_reason"]
+            await asyncio.sleep(0.1)
+        return usage
+
+    async def settled(self, name: str, seconds: float = 60.0) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while (found := await self.ask("GET", f"/energy/requests/{name}"))["status"] != "settled":
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.2)
+        return dict(found)
+
+
+@pytest.fixture(autouse=True)
+def settled_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(REASON_VARIABLE, raising=False)
+    monkeypatch.setenv(SERVER_VARIABLE, "s")
+
+
+@contextlib.contextmanager
+def two_meters(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[MeterApp, MeterApp, str]]:
+    """The meters of both hosts in this process, and the address of the further one."""
+    further = free_address()
+    other = MeterApp(modelled_node(idle_watts=100.0), address=further)
+    with serving_meter(folder, idle_watts=90.0) as (own, _, at), serving(other.app):
+        monkeypatch.setenv(address.VARIABLE, at)
+        monkeypatch.setenv("WATTSERVE_ALSO_AT", f"{further}?devices=0,1")
+        yield own, other, further
+
+
+def test_the_joules_of_both_hosts_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_meters(tmp_path, monkeypatch) as (own, other, _):
+
+        async def go() -> None:
+            async with Server().serving() as server:
+                first = await server.until_energy()
+                assert first["energy"]["hosts"] == 2
+                names = []
+                for _ in range(8):
+                    usage = await server.generate()
+                    names.append(f"r{server.requests}")
+                    assert usage["energy"]["joules"] > 0
+                for name in names:
+                    found = await server.settled(name)
+                    parts = [app.node.request_energy(name, "s") for app in (own, other)]
+                    assert all(part is not None and part.joules for part in parts)
+                    assert [part.hosts for part in parts if part] == [2, 2]
+                    assert found["joules"] == pytest.approx(sum(part.joules or 0.0 for part in parts if part))
+                    assert found["hosts"] == 2
+                    assert "other_hosts" not in found["flags"]
+                    assert (found["prompt_tokens"], found["output_tokens"]) == (50, 2)
+                # What both counters gave to requests is what the requests have, and nothing besides.
+                everything = [f"r{number + 1}" for number in range(server.requests)]
+                for name in everything:
+                    await server.settled(name)
+                body = json.dumps({"ids": everything}).encode()
+                answer = await server.ask("POST", "/energy/requests", body=body)
+                told = [entry["joules"] for entry in answer["requests"]]
+                assert None not in told
+                states = [app.node.engines("s")[0].monitor.snapshot() for app in (own, other)]
+                attributed = [s.bucket_joules["prefill"] + s.bucket_joules["decode"] for s in states]
+                for state in states:
+                    assert sum(state.bucket_joules.values()) == pytest.approx(state.settled_joules)
+                assert sum(told) == pytest.approx(sum(attributed), rel=1e-9)
+
+        asyncio.run(go())
+
+
+def test_what_one_meter_answers_alone_says_that_it_is_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_meters(tmp_path, monkeypatch) as (own, other, _):
+
+        async def go() -> None:
+            async with Server().serving() as server:
+                began = time.time()
+                await server.until_energy()
+                name = f"r{server.requests}"
+                await server.settled(name)
+                (engine,) = own.node.engines("s")
+                assert engine.hello.gpus == ("0", "1")
+                window = await server.ask("GET", "/energy", query=f"start={began}&end={time.time()}")
+                assert "other_hosts" in window["flags"]
+                assert window["hosts_of_engines"] == {engine.hello.engine: 2}
+                state = await server.ask("GET", "/energy")
+                assert "other_hosts" in state["flags"]
+                assert state["hosts_of_engines"] == window["hosts_of_engines"]
+                (elsewhere,) = other.node.engines("s")
+                assert elsewhere.hello.gpus == ("0", "1")
+                assert elsewhere.hello.engine == engine.hello.engine
+                assert elsewhere.hello.pid is None
+                for app in (own, other):
+                    part = app.node.request_energy(name, "s")
+                    assert part is not None
+                    assert "other_hosts" in part.flags
+
+        asyncio.run(go())
+        families = {family.name: family for family in own.collector.collect()}
+        assert [sample.value for sample in families["wattserve_engine_hosts"].samples] == [2]
+
+
+def test_a_request_that_one_meter_does_not_know_has_no_joules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_meters(tmp_path, monkeypatch) as (_, other, further):
+
+        async def go() -> None:
+            async with Server().serving() as server:
+                await server.until_energy()
+                name = f"r{server.requests}"
+                await server.settled(name)
+                other.node.forget(other.node.engines("s")[0])
+                found = await server.ask("GET", f"/energy/requests/{name}")
+                assert found["joules"] is None
+                assert found["reason"] == f"the meter at {further}: it does not know this request"
+                unknown = await server.ask("GET", "/energy/requests/nobody")
+                assert "nobody" in unknown["error"]["message"]
+
+        asyncio.run(go())
+
+
+def pid_of(meter: MeterProcess) -> int:
+    answer = ask(meter.address, MeterQuestion(), seconds=20)
+    assert isinstance(answer, Answer)
+    return int(answer.content["pid"])
+
+
+def test_a_further_meter_that_dies_leaves_no_sum_and_the_engine_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = free_address()
+    settings = Settings(meter=f"modelled:{PROFILE}")
+    with serving_meter(tmp_path) as (own, _, at):
+        other = MeterProcess(further, options_of(settings, further))
+        other.await_ready()
+        monkeypatch.setenv(address.VARIABLE, at)
+        monkeypatch.setenv("WATTSERVE_ALSO_AT", f"{further}?devices=all")
+
+        async def go() -> None:
+            async with Server().serving() as server:
+                await server.until_energy()
+                pid = pid_of(other)
+                os.kill(pid, signal.SIGKILL)
+                usage = await server.generate()
+                while usage["energy"] is not None:
+                    usage = await server.generate()
+                assert usage["energy_reason"].startswith(f"the meter at {further}: ")
+                lost = server.requests
+                # The meter of this host has all steps nevertheless.
+                (engine,) = own.node.engines("s")
+                until(lambda: engine.steps == 2 * server.requests, "steps are missing")
+                assert engine.lost_steps == 0
+                part = own.node.request_energy(f"r{lost}", "s")
+                assert part is not None
+                assert part.joules is not None
+                usage = await server.until_energy()
+                assert usage["energy"]["hosts"] == 2
+                assert server.requests > lost
+                assert pid_of(other) != pid
+                found = await server.ask("GET", f"/energy/requests/r{lost}")
+                assert found["joules"] is None
+                assert further in found["reason"]
+
+        try:
+            asyncio.run(go())
+        finally:
+            other.stop()
+
+
+def test_a_further_meter_that_never_was_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = free_address()
+    with serving_meter(tmp_path) as (own, _, at):
+        monkeypatch.setenv(address.VARIABLE, at)
+        monkeypatch.setenv("WATTSERVE_ALSO_AT", f"{further}?devices=0,1")
+
+        async def go() -> None:
+            async with Server().serving() as server:
+                usage = await server.generate()
+                assert usage["energy"] is None
+                assert "meter" in usage["energy_reason"]
+                until(lambda: own.node.engines("s"), "the engine is not known to the meter of its host")
+                usage = await server.generate()
+                assert usage["energy_reason"].startswith(f"the meter at {further}: the meter is not running")
+
+        asyncio.run(go())
+
+
+def part(joules: float | None, *, hosts: int = 1, alone: bool = False, reason: str = "") -> RequestEnergy:
+    flags = frozenset({"other_hosts"}) if alone else frozenset()
+    return RequestEnergy(
+        "r", "settled", joules, joules, 0.0, 3.0, flags=flags, hosts=hosts, reason=reason or None
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "joules", "flagged"),
+    [
+        ([part(1.0, hosts=2, alone=True), part(2.0, hosts=2, alone=True)], 3.0, False),
+        ([part(1.0, hosts=3, alone=True), part(2.0, hosts=3, alone=True)], None, True),
+        ([part(1.0, hosts=2, alone=True)], None, True),
+        # A sum over both hosts, as the model's port tells it, beside the part of one.
+        ([part(3.0, hosts=2), part(2.0, hosts=2, alone=True)], 3.0, False),
+        # Replicas of a server: a request's joules on each.
+        ([part(1.0), part(2.0)], 3.0, False),
+        ([part(1.0, hosts=2, alone=True), part(None, hosts=2, alone=True, reason="-")], None, False),
+    ],
+)
+def test_parts_are_a_sum_only_where_all_are_there(
+    parts: list[RequestEnergy], joules: float | None, flagged: bool
+) -> None:
+    found = RequestEnergy.over_hosts(parts)
+    assert found.joules == joules
+    assert ("other_hosts" in found.flags) == flagged
+    assert (found.reason is None) == (joules is not None)
+    assert RequestEnergy.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_joules_of_different_kinds_are_not_added() -> None:
+    usage = {"joules": 1.0, "prefill_joules": 1.0, "decode_joules": 0.0, "uncertainty_joules": 1.0}
+    assert (
+        RequestEnergy.from_usage("r", {"energy": {**usage, "status": "settled", "source": "x"}}).joules == 1
+    )
+    refused = RequestEnergy.from_usage("r", {"energy": None, "energy_reason": "away"})
+    assert (refused.joules, refused.reason) == (None, "away")
