@@ -55,6 +55,8 @@ class Meter:
         self.port = int(self.server.server_address[1])
         self.url = f"http://{place[0]}:{self.port}"
         self.known: dict[str, float] = {}
+        # Of each engine that uses GPUs of several hosts, how many.
+        self.engines: dict[str, int] = {}
 
     def answer(self, path: str, query: dict[str, float]) -> tuple[dict[str, Any], int]:
         if self.down:
@@ -94,14 +96,19 @@ class Meter:
                 "start": query["start"], "end": query["end"], "complete": True, "total_joules": total,
                 "uncertainty_joules": 3.0, "idle_joules": 0.25 * total,
                 "attributed_joules": {"prefill": 0.25 * total, "decode": 0.5 * total},
-                "unattributed_joules": 0.0, "devices": rows, "flags": ["modelled"],
+                "unattributed_joules": 0.0, "devices": rows,
+                "flags": ["modelled", *(["other_hosts"] if self.engines else [])], **self._engines(),
             }, 200  # fmt: skip
-        return {"devices": devices, "engine": "e"}, 200
+        return {"devices": devices, "engine": "e", **self._engines()}, 200
+
+    def _engines(self) -> dict[str, Any]:
+        return {"hosts_of_engines": self.engines} if self.engines else {}
 
     def requests(self, ids: list[str]) -> tuple[dict[str, Any], int]:
         entries = [
             {"id": i, "status": "settled", "joules": self.known[i], "prefill_joules": 0.0,
-             "decode_joules": self.known[i], "uncertainty_joules": 3.0, "source": "nvml", "flags": []}
+             "decode_joules": self.known[i], "uncertainty_joules": 3.0, "source": "nvml",
+             "hosts": max(self.engines.values(), default=1), "flags": ["other_hosts"] if self.engines else []}
             if i in self.known else {"id": i, "status": "unknown"}
             for i in ids
         ]  # fmt: skip

@@ -121,6 +121,48 @@ def test_a_request_is_found_on_the_host_that_ran_it_and_summed_over_several() ->
         assert found["none"].status == "unknown"
 
 
+def test_an_engine_of_two_hosts_has_the_joules_of_both() -> None:
+    with meters(Meter([400.0], 0.0), Meter([100.0], 0.0)) as (a, b):
+        a.engines = b.engines = {"engine": 2}
+        a.known, b.known = {"r": 10.0, "lost": 1.0}, {"r": 2.0}
+        several = source(a, b)
+        start = time.time() - 10
+        window = several.window(start, start + 4)
+        assert window.total_joules == pytest.approx(2000.0)
+        assert "other_hosts" not in window.all_flags
+        found = several.settle(["r", "lost"])
+        assert found["r"].joules == 12.0
+        assert "other_hosts" not in found["r"].flags
+        # One meter does not know it: what the other has is a part.
+        assert found["lost"].joules is None
+        assert "the meters of 1 of them know it" in str(found["lost"].reason)
+
+
+def test_a_meter_of_an_engine_of_two_hosts_is_not_enough() -> None:
+    with meters(Meter([400.0], 0.0), Meter([100.0], 0.0)) as (a, b):
+        a.engines = {"engine": 2}
+        says = "GPUs of 2 hosts, and meters of 1 of them are named"
+        with pytest.raises(InputError, match=f"{says}.*--energy {a.url} --energy http://OTHER-HOST"):
+            probe(a.url)
+        # A meter that the engine does not send its steps to is not one of them.
+        with pytest.raises(InputError, match=says):
+            source(a, b)
+        b.engines = {"engine": 3, "another": 1}
+        with pytest.raises(InputError, match="GPUs of 3 hosts, and meters of 2"):
+            source(a, b)
+
+
+def test_a_window_that_is_a_part_keeps_its_flag() -> None:
+    """An engine that was started on further hosts after the load began."""
+    with meters(Meter([400.0], 0.0), Meter([100.0], 0.0)) as (a, b):
+        several = source(a, b)
+        a.engines = {"engine": 2}
+        start = time.time() - 10
+        assert "other_hosts" in several.window(start, start + 4).flags
+        b.engines = {"engine": 2}
+        assert "other_hosts" not in several.window(start, start + 4).flags
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [

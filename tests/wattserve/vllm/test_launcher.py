@@ -36,3 +36,34 @@ def test_help_without_vllm_is_ours_and_one_sentence(
     assert "--energy-meter" in out
     assert "vLLM is not installed" in out
     assert "cannot be listed" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "also", "says"),
+    [
+        (["--nnodes", "2"], [], "--nnodes 2 with 0 further meters"),
+        (["-n", "3"], ["tcp://127.0.0.1:1?devices=0"], "--nnodes 3 with 1 further meters"),
+        (
+            ["--nnodes", "2"],
+            ["tcp://127.0.0.1:1?devices=0"],
+            "--energy-also-at tcp://127.0.0.1:1: no meter answers",
+        ),
+        (["--distributed-executor-backend", "ray"], [], "--energy-also-at"),
+        (["--headless"], [], "--headless has no HTTP server"),
+    ],
+)
+def test_hosts_whose_gpus_are_not_known_are_refused_before_vllm_starts(
+    arguments: list[str],
+    also: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(meter_process, "ATTACH_SECONDS", 0.1)
+    monkeypatch.setattr(meter_process, "settle", lambda _: pytest.fail("a meter was started"))
+    flags = [text for one in also for text in ("--energy-also-at", one)]
+    assert launcher.main(["org/m", *arguments, *flags]) == 2
+    line = capsys.readouterr().err
+    assert says in line
+    assert line.count("\n") == 1

@@ -16,7 +16,14 @@ from vllm_app import VllmApp
 from wattserve.protocol import address
 from wattserve.vllm import outcome
 from wattserve.vllm.middleware import EnergyMiddleware
-from wattserve.vllm.settings import REASON_VARIABLE, SERVER_VARIABLE, SettingError, Settings, flags_and_rest
+from wattserve.vllm.settings import (
+    REASON_VARIABLE,
+    SERVER_VARIABLE,
+    FurtherMeter,
+    SettingError,
+    Settings,
+    flags_and_rest,
+)
 
 
 class App(VllmApp):
@@ -144,6 +151,39 @@ def test_vllms_flags_pass_untouched_and_in_order() -> None:
 def test_settings_that_make_no_sense(variable: str, value: str) -> None:
     with pytest.raises(SettingError, match=variable):
         Settings.from_environment({variable: value})
+
+
+def test_further_meters_are_given_once_for_each_host() -> None:
+    given = ["m", "--energy-also-at", "tcp://b:9600?devices=0,1", "--energy-also-at=tcp://c:9600?devices=all"]
+    variables, rest = flags_and_rest(given)
+    assert rest == ["m"]
+    settings = Settings.from_environment(variables)
+    assert settings.also_at == (
+        FurtherMeter("tcp://b:9600", ("0", "1")),
+        FurtherMeter("tcp://c:9600", ()),
+    )
+    assert Settings.from_environment({"WATTSERVE_ALSO_AT": " "}).also_at == ()
+
+
+@pytest.mark.parametrize(
+    ("also", "word"),
+    [
+        ("tcp://b:9600", "names no devices"),
+        ("tcp://b:9600?devices=", "names no devices"),
+        ("tcp://b:9600?devices= , ", "names no devices"),
+        ("tcp://b:9600?gpu=0", "names no devices"),
+        ("tcp://b:9600?devices=0&more=1", "names no devices"),
+        ("tcp://b?devices=0", "host and a port"),
+        ("/run/meter.sock?devices=0", "another host"),
+        ("http://b:8790?devices=0", "another host"),
+        ("tcp://b:9600?devices=0 tcp://b:9600?devices=1", "named twice"),
+        ("tcp://a:9600?devices=0", "named twice"),
+    ],
+)
+def test_further_meters_that_make_no_sense(also: str, word: str) -> None:
+    with pytest.raises(SettingError, match="WATTSERVE_ALSO_AT") as refused:
+        Settings.from_environment({"WATTSERVE_ALSO_AT": also, "WATTSERVE_METER_AT": "tcp://a:9600"})
+    assert word in str(refused.value)
 
 
 class AuthenticationMiddleware:

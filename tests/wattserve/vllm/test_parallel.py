@@ -124,6 +124,40 @@ def test_named_gpus_are_enough_for_ray_but_not_for_other_hosts() -> None:
     assert "several hosts" in str(why_not_metered(parallel(nnodes=2), named))
 
 
+@pytest.mark.parametrize(
+    ("more", "named", "elsewhere", "word"),
+    [
+        ({"nnodes": 2}, None, [("0",)], None),
+        ({"nnodes": 2}, None, [()], None),
+        ({"nnodes": 2}, None, [("0", "1")], "uses 2 GPUs, and 3 are named: 1 of this host"),
+        ({"nnodes": 2}, ("0",), [("7",)], None),
+        ({"nnodes": 2}, ("0", "1"), [("7",)], "3 are named: 2 of this host"),
+        ({"nnodes": 3, "world_size": 6}, None, [("0", "1"), ("2", "3")], None),
+        ({"nnodes": 3, "world_size": 6}, None, [("0", "1")], "of 2 other hosts 1 are named"),
+        ({"nnodes": 2, "data_parallel_size": 2}, None, [("0",)], "data-parallel"),
+        ({"distributed_executor_backend": "ray"}, ("0",), [("0",)], None),
+        ({"distributed_executor_backend": "ray"}, ("0",), [()], None),
+        ({"distributed_executor_backend": "ray"}, None, [("0",)], "--energy-devices"),
+        # A part of the engine's GPUs would give a part of its joules.
+        ({"distributed_executor_backend": "ray"}, ("0",), [], "uses 2 GPUs, and 1 are named"),
+        ({"distributed_executor_backend": "ray", "data_parallel_size": 2}, ("0", "1", "2", "3"), [], None),
+        ({}, None, [("0",)], "runs on one host alone"),
+    ],
+)
+def test_the_gpus_of_all_hosts_are_to_be_known(
+    more: dict[str, Any], named: tuple[str, ...] | None, elsewhere: list[tuple[str, ...]], word: str | None
+) -> None:
+    reason = why_not_metered(parallel(**more), named, elsewhere)
+    assert reason is None if word is None else word in str(reason)
+
+
+def test_an_engine_of_two_hosts_has_half_its_gpus_here() -> None:
+    environment = {"WATTSERVE_ALSO_AT": "tcp://two:9600?devices=4,5"}
+    hello = engine_hello(config(nnodes=2, world_size=4), environment, 1)
+    assert (hello.gpus, hello.hosts) == (("0", "1"), 2)
+    assert engine_hello(config(), {}, 1).hosts == 1
+
+
 def test_an_engine_tells_its_gpus_its_model_and_its_shape() -> None:
     environment = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "WATTSERVE_SERVER": "s", STARTED_VARIABLE: "17"}
     hello = engine_hello(config(data_parallel_index=1, data_parallel_rank_local=1), environment, 99)
