@@ -88,6 +88,8 @@ class ClockWatch:
                     return
 
     def _ask(self, socket: Any, number: int) -> None:
+        if not socket.poll(LONGEST_ANSWER_MS, zmq.POLLOUT):
+            return  # nobody is there
         sent_ns = time.monotonic_ns()
         with contextlib.suppress(zmq.ZMQError, messages.ProtocolError):
             socket.send_multipart(messages.encode(messages.MeterQuestion(number)), zmq.DONTWAIT)

@@ -13,6 +13,9 @@ from wattserve.protocol.messages import EngineHello, Frames
 from wattserve.protocol.sender import Sender
 from wattserve.vllm.settings import FurtherMeter
 
+# A first hello that does not say how the clocks compare would be refused: it waits so long for that.
+CLOCK_SECONDS = 2.0
+
 logger = logging.getLogger("wattserve.vllm")
 
 
@@ -24,11 +27,21 @@ class _Further:
         self.sender = Sender(meter.address)
         self.clock = ClockWatch(meter.address)
         self.clock.start()
+        self._greeted = False
+        self._clock_due = time.monotonic() + CLOCK_SECONDS
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the first hello is still to be sent as soon as the clocks have been compared."""
+        return not self._greeted and time.monotonic() < self._clock_due
 
     def hello(self, hello: EngineHello) -> None:
+        clock = self.clock.as_json()
+        if not clock and time.monotonic() < self._clock_due:
+            return
         # The workers there descend from no process of this host.
-        own = replace(hello, gpus=self.meter.devices, pid=None, pid_namespace="", clock=self.clock.as_json())
-        self.sender.send(messages.encode(own))
+        own = replace(hello, gpus=self.meter.devices, pid=None, pid_namespace="", clock=clock)
+        self._greeted = self.sender.send(messages.encode(own)) or self._greeted
 
 
 class Links:
@@ -47,17 +60,20 @@ class Links:
     def send(self, frames: Frames) -> bool:
         """Sends one message to every meter without blocking; False where this host's did not take it."""
         for link in self._further:
+            if link.is_new:
+                link.hello(replace(self._hello, sent_ns=time.monotonic_ns()))
             link.sender.send(frames)
         return self._own.send(frames)
 
     def hello(self, next_step: int) -> bool:
         """Says to every meter who the engine is; the same result."""
         self._note_refusal("", self._own)
-        hello = replace(self._hello, next_step=next_step, sent_ns=time.monotonic_ns())
+        hello = self._hello = replace(self._hello, next_step=next_step, sent_ns=time.monotonic_ns())
+        sent = self._own.send(messages.encode(hello))
         for link in self._further:
             self._note_refusal(f" at {link.meter.address}", link.sender)
             link.hello(hello)
-        return self._own.send(messages.encode(hello))
+        return sent
 
     def close(self) -> None:
         for link in self._further:

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +21,20 @@ import pytest
 from meter_node import PROFILE, modelled_node, serving_meter, until
 from sim_server import serving
 from vllm_app import VllmApp
+from wattload.energy.client import EnergyClient
+from wattload.energy.several import Host, SeveralMeters
+from wattload.errors import InputError
 from wattmeter.schema import RequestEnergy
 from wattserve.meter.app import MeterApp
 from wattserve.protocol import address
 from wattserve.protocol.messages import Answer, MeterQuestion
 from wattserve.protocol.sender import ask
+from wattserve.vllm.links import Links
 from wattserve.vllm.meter_process import MeterProcess, options_of
 from wattserve.vllm.middleware import EnergyMiddleware
-from wattserve.vllm.plugin import make_recorder
+from wattserve.vllm.plugin import engine_hello, make_recorder
 from wattserve.vllm.recorder import StepRecorder
-from wattserve.vllm.settings import REASON_VARIABLE, SERVER_VARIABLE, Settings
+from wattserve.vllm.settings import REASON_VARIABLE, SERVER_VARIABLE, FurtherMeter, Settings
 
 
 def free_address() -> str:
@@ -49,6 +54,11 @@ def parallel() -> SimpleNamespace:
         distributed_executor_backend="mp",
         assigned_physical_gpu_ids=None,
     )
+
+
+def engine_config() -> SimpleNamespace:
+    model = SimpleNamespace(served_model_name="m", model="m", max_model_len=100)
+    return SimpleNamespace(parallel_config=parallel(), model_config=model)
 
 
 def step(new: dict[str, int], old: dict[str, int]) -> Any:
@@ -73,7 +83,7 @@ class Server(VllmApp):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state.vllm_config.parallel_config = parallel()
+        self.state.vllm_config = engine_config()
         self.recorder: StepRecorder = make_recorder(SimpleNamespace(vllm_config=self.state.vllm_config), 1)
         self.recorder.start()
         self.middleware = EnergyMiddleware(self)
@@ -164,11 +174,15 @@ def settled_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def two_meters(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[MeterApp, MeterApp, str]]:
-    """The meters of both hosts in this process, and the address of the further one."""
+def two_meters(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, urls: list[str] | None = None
+) -> Iterator[tuple[MeterApp, MeterApp, str]]:
+    """The meters of both hosts in this process, and the address of the further one. `urls` gets where they
+    answer over HTTP."""
     further = free_address()
     other = MeterApp(modelled_node(idle_watts=100.0), address=further)
-    with serving_meter(folder, idle_watts=90.0) as (own, _, at), serving(other.app):
+    with serving_meter(folder, idle_watts=90.0) as (own, url, at), serving(other.app) as other_url:
+        (urls if urls is not None else []).extend([url, other_url])
         monkeypatch.setenv(address.VARIABLE, at)
         monkeypatch.setenv("WATTSERVE_ALSO_AT", f"{further}?devices=0,1")
         yield own, other, further
@@ -208,6 +222,35 @@ def test_the_joules_of_both_hosts_add_up(tmp_path: Path, monkeypatch: pytest.Mon
                 for state in states:
                     assert sum(state.bucket_joules.values()) == pytest.approx(state.settled_joules)
                 assert sum(told) == pytest.approx(sum(attributed), rel=1e-9)
+
+        asyncio.run(go())
+
+
+def test_a_load_generator_adds_both_meters_up_and_takes_neither_for_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls: list[str] = []
+    with two_meters(tmp_path, monkeypatch, urls):
+
+        async def go() -> None:
+            async with Server().serving() as server:
+                began = time.time()
+                await server.until_energy()
+                name = f"r{server.requests}"
+                found = await server.settled(name)
+                clients = [EnergyClient(url) for url in urls]
+                both = SeveralMeters([Host(client.url, client) for client in clients])
+                both.info()
+                window = both.window(began, time.time())
+                assert "other_hosts" not in window.all_flags
+                each = [client.window(began, window.end_unix) for client in clients]
+                assert all("other_hosts" in part.flags for part in each)
+                assert both.settle([name])[name].joules == pytest.approx(found["joules"])
+                for client in clients:
+                    alone = SeveralMeters([Host(client.url, client)])
+                    with pytest.raises(InputError, match="GPUs of 2 hosts"):
+                        alone.info()
+                    client.close()
 
         asyncio.run(go())
 
@@ -370,3 +413,24 @@ def test_joules_of_different_kinds_are_not_added() -> None:
     )
     refused = RequestEnergy.from_usage("r", {"energy": None, "energy_reason": "away"})
     assert (refused.joules, refused.reason) == (None, "away")
+
+
+def test_the_first_hello_to_another_host_says_how_the_clocks_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's host as the further meter sees it is another one, whose clock happens to be the same."""
+    with two_meters(tmp_path, monkeypatch) as (_, other, further):
+        hello = engine_hello(engine_config(), os.environ, 1)
+        elsewhere = replace(hello, boot_id="of-another-host", started_ns=time.monotonic_ns())
+        links = Links(os.environ[address.VARIABLE], elsewhere, [FurtherMeter(further, ("0", "1"))])
+        taken = other.node
+
+        def greeted() -> bool:
+            links.hello(0)
+            return bool(taken.engines("s") or taken.refusals)
+
+        until(greeted, "no hello has come")
+        assert other.node.refusals == {}
+        (engine,) = other.node.engines("s")
+        assert abs(engine.hello.sent_ns - time.monotonic_ns()) < 60_000_000_000
+        links.close()
