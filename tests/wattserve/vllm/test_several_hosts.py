@@ -1,5 +1,5 @@
 """An engine with GPUs of two hosts: its steps and requests go to both meters, whose joules add up. vLLM's
-classes are stand-ins, and both hosts are this one."""
+classes are stand-ins; both hosts are this one, in the last test with a clock of the other's own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,8 +29,9 @@ from wattload.energy.several import Host, SeveralMeters
 from wattload.errors import InputError
 from wattmeter.schema import RequestEnergy
 from wattserve.meter.app import MeterApp
+from wattserve.meter.process import MeterOptions
 from wattserve.protocol import address
-from wattserve.protocol.messages import Answer, MeterQuestion
+from wattserve.protocol.messages import Answer, HttpQuestion, MeterQuestion
 from wattserve.protocol.sender import ask
 from wattserve.vllm.links import Links
 from wattserve.vllm.meter_process import MeterProcess, options_of
@@ -84,7 +88,8 @@ class Server(VllmApp):
     def __init__(self) -> None:
         super().__init__()
         self.state.vllm_config = engine_config()
-        self.recorder: StepRecorder = make_recorder(SimpleNamespace(vllm_config=self.state.vllm_config), 1)
+        scheduler = SimpleNamespace(vllm_config=self.state.vllm_config)
+        self.recorder: StepRecorder = make_recorder(scheduler, time.monotonic_ns())
         self.recorder.start()
         self.middleware = EnergyMiddleware(self)
         self.requests = 0
@@ -434,3 +439,62 @@ def test_the_first_hello_to_another_host_says_how_the_clocks_compare(
         (engine,) = other.node.engines("s")
         assert abs(engine.hello.sent_ns - time.monotonic_ns()) < 60_000_000_000
         links.close()
+
+
+@contextlib.contextmanager
+def meter_of_another_host(folder: Path, at: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A meter process that has another monotonic clock and another boot id than ours, as on another host.
+    Skips where the system does not let us."""
+    boot = folder / "boot_id"
+    boot.write_text("00000000-1111-2222-3333-444444444444\n")
+    script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+    apart = ["unshare", "--time", "--monotonic", "500000", "--mount", "--fork", "--kill-child"]
+    apart += ["sh", "-c", script, str(boot)]
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and the unshare command")
+    if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("the system gives no clock of its own")
+    options = MeterOptions(
+        meter=f"modelled:{PROFILE}", socket=at, port=0, idle_watts=100.0, ends_with_input=True
+    )
+    command = [*apart, sys.executable, "-m", "wattserve.meter.process", options.as_json()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(timeout=20)
+
+
+def test_a_meter_with_another_clock_divides_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = free_address()
+    with serving_meter(tmp_path, idle_watts=100.0) as (own, _, at), meter_of_another_host(tmp_path, further):
+        until(lambda: ask(further, MeterQuestion(), seconds=1.0), "the meter does not answer", seconds=60.0)
+        monkeypatch.setenv(address.VARIABLE, at)
+        monkeypatch.setenv("WATTSERVE_ALSO_AT", f"{further}?devices=all")
+
+        async def go() -> None:
+            async with Server().serving() as server:
+                await server.until_energy()
+                for _ in range(30):
+                    assert (await server.generate())["energy"]["hosts"] == 2
+                # The first ones ran before the monitors had read their counters.
+                names = [f"r{number + 1}" for number in range(server.requests - 30, server.requests)]
+                found = [await server.settled(name) for name in names]
+                parts = [own.node.request_energy(name, "s") for name in names]
+                here = sum(part.joules or 0.0 for part in parts if part)
+                both = sum(entry["joules"] for entry in found)
+                # The same modelled GPU computes the same steps on both hosts.
+                assert both == pytest.approx(2 * here, rel=0.15)
+                assert all("clock_uncertain" not in entry["flags"] for entry in found)
+                question = HttpQuestion("s", 1, "GET", "/energy")
+                answer = ask(further, question, seconds=20)
+                assert isinstance(answer, Answer)
+                (engine,) = json.loads(answer.body)["engines"]
+                assert engine["steps"] >= 20
+                assert abs(engine["startup"]["start"] - time.time()) < 120.0
+
+        asyncio.run(go())
