@@ -2,10 +2,12 @@
 
     python benchmarks/middleware_cost.py [--before CHECKOUT] [--requests 400] [--chunks 300] [--rounds 5]
 
-An ASGI app streams chunks of the size that vLLM's have, to a server that drops them. Measured is the CPU
-time of the whole process (its threads too) with and without the middleware, by turns; the difference is the
-cost. A meter with modelled devices runs as it would beside vLLM: in the older version inside the process, now
-beside it. `--before` is a checkout of the version to compare with. Prints one JSON object per version.
+An ASGI app streams chunks of the size that vLLM's have, to a server that drops them, and waits a turn of the
+event loop before each. Measured is the CPU time of the main thread and of the whole process (ZeroMQ's thread
+too) with and without the middleware, by turns; the difference is the cost. Chunks come with `"usage":null`,
+which vLLM sends to clients that ask for a usage, and without. A meter with modelled devices runs as it would
+beside vLLM: in the older version inside the process, now beside it. `--before` is a checkout of the version
+to compare with; the versions take turns, `--sittings` times. Prints a JSON object per version and sitting.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,21 @@ LAST = (
     b'"model":"llama-3.1-8b","choices":[],"usage":{"prompt_tokens":60,"total_tokens":360,'
     b'"completion_tokens":300}}\n\n'
 )
+KINDS = {"null": CHUNK, "absent": CHUNK.replace(b',"usage":null', b"")}
+# What a client of OpenAI's own library sends, in short.
+HEADERS = [
+    (b"host", b"127.0.0.1:8000"),
+    (b"accept-encoding", b"gzip, deflate"),
+    (b"connection", b"keep-alive"),
+    (b"accept", b"application/json"),
+    (b"content-type", b"application/json"),
+    (b"user-agent", b"OpenAI/Python 1.99.9"),
+    (b"x-stainless-lang", b"python"),
+    (b"x-stainless-package-version", b"1.99.9"),
+    (b"x-stainless-retry-count", b"0"),
+    (b"authorization", b"Bearer none"),
+    (b"content-length", b"120"),
+]
 
 
 class App(VllmApp):
@@ -45,18 +63,20 @@ class App(VllmApp):
     def __init__(self) -> None:
         super().__init__()
         self.chunks = 0
+        self.chunk = CHUNK
 
     async def answer(self, send: Any) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for _ in range(self.chunks):
-            await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+            await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": self.chunk, "more_body": True})
         await send({"type": "http.response.body", "body": LAST, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
 
-async def requests(app: Any, count: int, tag: str) -> float:
-    """CPU seconds of the process for `count` requests, one after the other."""
+async def requests(app: Any, count: int) -> tuple[float, float]:
+    """CPU seconds (of this thread, of the process) for `count` requests, one after the other."""
 
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -64,13 +84,11 @@ async def requests(app: Any, count: int, tag: str) -> float:
     async def send(message: Any) -> None:
         return None
 
-    start = time.process_time()
-    for number in range(count):
-        headers = [(b"host", b"x"), (b"x-request-id", f"{tag}-{number}".encode())]
-        await app(
-            {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}, receive, send
-        )
-    return time.process_time() - start
+    start = time.thread_time(), time.process_time()
+    for _ in range(count):
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": HEADERS}
+        await app(scope, receive, send)
+    return time.thread_time() - start[0], time.process_time() - start[1]
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -85,20 +103,22 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     lifespan = asyncio.create_task(metered({"type": "lifespan", "app": app}, messages.get, ignore))
     await messages.put({"type": "lifespan.startup"})
     await asyncio.sleep(2.0)
-    chunk, request = [], []
-    for turn in range(options.rounds):
-        seconds = {}
-        for chunks in (0, options.chunks):
-            app.chunks = chunks
-            for name, target in (("plain", app), ("metered", metered)):
-                seconds[name, chunks] = await requests(target, options.requests, f"{turn}-{chunks}-{name}")
-        whole = seconds["metered", options.chunks] - seconds["plain", options.chunks]
-        empty = seconds["metered", 0] - seconds["plain", 0]
-        request.append(1e6 * empty / options.requests)
-        chunk.append(1e6 * (whole - empty) / options.requests / options.chunks)
+    figures: dict[str, list[float]] = defaultdict(list)
+    for _ in range(options.rounds):
+        app.chunks = 0
+        without, with_it = [await requests(target, options.requests) for target in (app, metered)]
+        empty = [1e6 * (b - a) / options.requests for a, b in zip(without, with_it, strict=True)]
+        figures["microseconds_per_request_main_thread"].append(empty[0])
+        figures["microseconds_per_request"].append(empty[1])
+        app.chunks = options.chunks
+        for kind, app.chunk in KINDS.items():
+            whole = (await requests(metered, options.requests))[0] - (await requests(app, options.requests))[
+                0
+            ]
+            per_request = 1e6 * whole / options.requests - empty[0]
+            figures[f"microseconds_per_chunk_usage_{kind}"].append(per_request / options.chunks)
     found: dict[str, Any] = {
-        "microseconds_per_chunk": spread(chunk),
-        "microseconds_per_request": spread(request),
+        **{name: spread(values) for name, values in figures.items()},
         "threads": len(list(Path("/proc/self/task").iterdir())),
         "python_threads": sorted(thread.name for thread in threading.enumerate()),
     }
@@ -136,15 +156,15 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--chunks", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sittings", type=int, default=1, help="how often each version is measured")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         one_version(options)
         return 0
     here = str(Path(__file__).resolve().parents[1])
-    for name, checkout in (("before", options.before), ("now", here)):
-        if checkout is None:
-            continue
+    versions = [("before", options.before)] if options.before else []
+    for name, checkout in [*versions, ("now", here)] * options.sittings:
         environment = {**os.environ, "PYTHONPATH": str(Path(checkout).resolve() / "server")}
         command = [sys.executable, __file__, "--one", name]
         for flag in ("requests", "chunks", "rounds"):

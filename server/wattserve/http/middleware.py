@@ -5,7 +5,8 @@ common idiom `chunk.choices[0]` breaks on those), honours, makes and gives back 
 meter when a request began and ended. A meter that fails never takes a response down: `energy` is null, with
 the reason.
 
-A chunk of a stream costs one call more: what carries no final usage is handed on as it is.
+A chunk of a stream costs one call more: what carries no final usage is handed on as it is. A request's way
+through here is one coroutine, since whenever the app has waited, each coroutine around it is walked through.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-import uuid
+import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol
 
 from wattmeter.endpoints import METERED_PATHS, output_count, prompt_count
@@ -27,7 +28,7 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 # A line longer than this is passed on as it comes: nobody's usage chunk is that long.
 MAX_EVENT_BYTES = 1 << 20
@@ -36,6 +37,11 @@ MAX_ID_LENGTH = 256
 TENANT_KEY = "wattserve.tenant"
 
 
+_USAGE = b'"usage"'
+# How events end: each, and those of vLLM for a client that asks for a usage, where null is in all but the
+# last.
+_EVENT_END = b"\n\n"
+_NULL_USAGE_END = b'"usage":null}\n\n'
 # A chunk with a usage is the last one where it has no choices; others have running usage. Events of other
 # APIs have no such list at all.
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
@@ -171,16 +177,19 @@ class EnergyMiddleware:
     ) -> None:
         self.app = app
         self.source = source
-        self.metered_paths = metered_paths
+        self.metered_paths = frozenset(metered_paths)
         self.no_energy_reason = no_energy_reason
         self.ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.respond(scope, receive, send)
+
+    def respond(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """The same without a coroutine of its own, for an app of ours around this one. Servers want a
+        coroutine function of what they are given."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        responder = _Responder(self, receive, send)
-        await responder.run(scope, metered=self._is_metered(scope))
+            return self.app(scope, receive, send)
+        return _Responder(self, receive, send).run(scope, metered=self._is_metered(scope))
 
     def _is_metered(self, scope: Scope) -> bool:
         if scope["method"] != "POST":
@@ -207,8 +216,8 @@ class EnergyMiddleware:
 class _Responder:
     """One request on its way through."""
 
-    __slots__ = ("aborted", "body", "finished", "injecting", "middleware", "output_tokens", "prompt_tokens",
-                 "receive", "refused", "request_id", "send", "start", "streaming", "tail")  # fmt: skip
+    __slots__ = ("aborted", "body", "ending", "finished", "injecting", "middleware", "output_tokens",
+                 "prompt_tokens", "receive", "refused", "request_id", "send", "start", "tail")  # fmt: skip
 
     def __init__(self, middleware: EnergyMiddleware, receive: Receive, send: Send) -> None:
         self.middleware = middleware
@@ -216,7 +225,8 @@ class _Responder:
         self.send = send
         self.request_id = ""
         self.injecting: str | None = None  # "json" or "sse" once the headers said so
-        self.streaming = False  # "sse", and no part of a line waits in `tail`
+        # How the events that go out as they are end, in a stream of which no part of a line waits in `tail`.
+        self.ending = b""
         self.start: Message | None = None  # a JSON response's start waits for its length
         self.body: list[bytes] = []
         self.tail = b""
@@ -227,41 +237,25 @@ class _Responder:
         self.refused = False
 
     async def run(self, scope: Scope, *, metered: bool) -> None:
-        headers: list[tuple[bytes, bytes]] = list(scope["headers"])
-        ids = [value for key, value in headers if key.lower() == b"x-request-id"]
-        given = ids[0].strip() if ids else b""
-        name = given.decode("latin-1")
-        if given and len(given) <= MAX_ID_LENGTH and (not metered or self.middleware.ids.take(name)):
-            self.request_id = name
-        else:
-            self.request_id = f"req-{uuid.uuid4().hex}"
-            if metered:
-                self.middleware.ids.take(self.request_id)
-        if ids != [self.request_id.encode("latin-1")]:
-            # One id alone, ours: an engine may take another of several, which may be another request's.
-            headers = [pair for pair in headers if pair[0].lower() != b"x-request-id"]
-            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
-            scope = {**scope, "headers": headers}
+        middleware = self.middleware
+        scope, group = self._named(scope, metered=metered)
         if not metered:
-            await self.middleware.app(scope, self.receive, self.send_with_id)
+            await middleware.app(scope, self.receive, self.send_with_id)
             return
-        source = self.middleware.source
-        group: str | None = scope.get(TENANT_KEY)
+        source = middleware.source
         if source is not None:
-            if group is None:
-                group = _header(headers, b"x-energy-group").decode("latin-1").strip()
             try:
                 source.request_started(self.request_id, group=group)
             except Exception:
                 log.exception("request %s: its start could not be told to the meter", self.request_id)
         # For apps of ours that send thousands of chunks a second: the way out past the framework's wrappers.
-        scope = {**scope, "wattserve.send": self.send_metered}
+        send = scope["wattserve.send"] = self.sender()
         try:
-            await self.middleware.app(scope, self.receive_watched, self.send_metered)
+            await middleware.app(scope, self.receive_watched, send)
         finally:
             # The way past this object, and back to it: a cycle that would live until it is collected.
             scope.pop("wattserve.send", None)
-            self.middleware.ids.give_back(self.request_id, refused=self.refused)
+            middleware.ids.give_back(self.request_id, refused=self.refused)
             if source is not None:
                 try:
                     source.request_finished(
@@ -276,6 +270,36 @@ class _Responder:
                 except Exception:
                     log.exception("request %s: its end could not be told to the meter", self.request_id)
 
+    def _named(self, scope: Scope, *, metered: bool) -> tuple[Scope, str]:
+        """A copy of `scope` in which the request has one id, which it is given here, and its tenant."""
+        ids = self.middleware.ids
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        given: list[bytes] = []
+        tenant: bytes | None = None
+        for key, value in headers:
+            name = key.lower()
+            if name == b"x-request-id":
+                given.append(value)
+            elif name == b"x-energy-group" and tenant is None:
+                tenant = value
+        wanted = given[0].strip().decode("latin-1") if given else ""
+        if wanted and len(wanted) <= MAX_ID_LENGTH and (not metered or ids.take(wanted)):
+            self.request_id = wanted
+        else:
+            self.request_id = f"req-{secrets.token_hex(16)}"
+            if metered:
+                ids.take(self.request_id)
+        encoded = self.request_id.encode("latin-1")
+        scope = {**scope}
+        if given != [encoded]:
+            # One id alone, ours: an engine may take another of several, which may be another request's.
+            kept = [pair for pair in headers if pair[0].lower() != b"x-request-id"] if given else headers
+            scope["headers"] = [*kept, (b"x-request-id", encoded)]
+        group: str | None = scope.get(TENANT_KEY)
+        if group is None:
+            group = tenant.decode("latin-1").strip() if tenant else ""
+        return scope, group
+
     async def receive_watched(self) -> Message:
         message = await self.receive()
         if message["type"] == "http.disconnect" and not self.finished:
@@ -287,68 +311,79 @@ class _Responder:
             self._give_id_back(message)
         await self.send(message)
 
-    def send_metered(self, message: Message) -> Awaitable[None]:
-        """Not a coroutine of its own: a whole event without a final usage, the common case, is handed to the
-        server's `send` and nothing else."""
-        if self.streaming:
-            body = message.get("body", b"")
-            if body.endswith(b"\n\n") and message.get("more_body", False):
-                # From the end: where a client asks for a usage, vLLM puts null there in every chunk.
-                at = body.rfind(b'"usage"')
-                if (
-                    at < 0
-                    or body.startswith(b":null", at + 7)
-                    or (b'"choices"' in body and not _NO_CHOICES.search(body))
-                ):
-                    return self.send(message)
-        return self._send_metered(message)
+    def sender(self) -> Send:
+        """What the app sends by. Not a coroutine: a whole event without a final usage, the common case, is
+        handed to the server's `send` and nothing else."""
+        responder, send, send_other = self, self.send, self._send_other
 
-    async def _send_metered(self, message: Message) -> None:
+        def send_metered(message: Message) -> Awaitable[None]:
+            ending = responder.ending
+            if ending:
+                try:
+                    body = message["body"]
+                    # Searched from its end: in an event of vLLM's the usage is the last thing.
+                    if (
+                        body.endswith(ending)
+                        and message["more_body"]
+                        and (ending is _NULL_USAGE_END or body.rfind(_USAGE) < 0)
+                    ):
+                        return send(message)
+                except KeyError:
+                    pass
+            return send_other(message)
+
+        return send_metered
+
+    def _send_other(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.body":
-            more = message.get("more_body", False)
+            body: bytes = message.get("body", b"")
+            more: bool = message.get("more_body", False)
             if not more:
                 self.finished = True
             if self.injecting == "sse":
-                body = await self._events(message.get("body", b""), more=more)
-                self.streaming = not self.tail
-                await self.send({**message, "body": body})
-                return
+                if self.ending and more and body.endswith(_EVENT_END) and not _may_end(body):
+                    self.ending = _NULL_USAGE_END if body.endswith(_NULL_USAGE_END) else _EVENT_END
+                    return self.send(message)
+                whole = self._whole_lines(body, more=more)
+                if _USAGE in whole:
+                    return self._send_with_energy(message, whole)
+                return self.send(message if whole is body else {**message, "body": whole})
             if self.injecting == "json":
-                self.body.append(message.get("body", b""))
-                if more:
-                    return
-                await self._send_json()
-                return
+                self.body.append(body)
+                return _nothing() if more else self._send_json()
         elif message["type"] == "http.response.start":
-            self._give_id_back(message)
-            self.injecting = self._what_to_inject(message)
-            self.streaming = self.injecting == "sse"
-            if message["status"] >= 400:
-                self.aborted = self.refused = True
-            if self.injecting == "json":
-                self.start = message
-                return
-            if self.injecting == "sse":
+            return self._send_start(message)
+        return self.send(message)
+
+    def _send_start(self, message: Message) -> Awaitable[None]:
+        headers = list(message.get("headers", ()))
+        known = {key.lower(): value for key, value in reversed(headers)}
+        if not known.get(b"x-request-id"):
+            headers = message["headers"] = [*headers, (b"x-request-id", self.request_id.encode("latin-1"))]
+        if message["status"] >= 400:
+            self.aborted = self.refused = True
+        kind = known.get(b"content-type", b"")
+        if message["status"] != 200 or known.get(b"content-encoding"):
+            pass
+        elif kind.startswith(b"text/event-stream"):
+            self.injecting = "sse"
+            self.ending = _EVENT_END
+            if b"content-length" in known:
                 # What is added to the usage at the stream's end makes it longer than its first headers said.
-                headers = message.get("headers", ())
-                kept = [pair for pair in headers if pair[0].lower() != b"content-length"]
-                message = {**message, "headers": kept}
-        await self.send(message)
+                message = {
+                    **message,
+                    "headers": [pair for pair in headers if pair[0].lower() != b"content-length"],
+                }
+        elif kind.startswith(b"application/json"):
+            self.injecting = "json"
+            self.start = message
+            return _nothing()
+        return self.send(message)
 
     def _give_id_back(self, message: Message) -> None:
-        headers = list(message.get("headers", ()))
-        if not _header(headers, b"x-request-id"):
-            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
-            message["headers"] = headers
-
-    def _what_to_inject(self, message: Message) -> str | None:
-        headers = list(message.get("headers", ()))
-        kind = _header(headers, b"content-type")
-        if message["status"] != 200 or _header(headers, b"content-encoding"):
-            return None
-        if kind.startswith(b"text/event-stream"):
-            return "sse"
-        return "json" if kind.startswith(b"application/json") else None
+        headers = message.get("headers", ())
+        if not any(key.lower() == b"x-request-id" and value for key, value in headers):
+            message["headers"] = [*headers, (b"x-request-id", self.request_id.encode("latin-1"))]
 
     async def _send_json(self) -> None:
         body = await self._with_energy(b"".join(self.body), stream=False)
@@ -358,29 +393,31 @@ class _Responder:
         await self.send({**self.start, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _events(self, body: bytes, *, more: bool) -> bytes:
-        """The whole lines in what has come so far, energy added; the rest waits for its end.
+    def _whole_lines(self, body: bytes, *, more: bool) -> bytes:
+        """The whole lines in what has come so far; the rest waits for its end.
 
         Energy is put into one line, and blank lines are not waited for: servers leave them out.
         """
         data = self.tail + body
+        self.tail = b""
         if more and len(data) < MAX_EVENT_BYTES:
             end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
             self.tail = data[end:]
             data = data[:end]
-        else:
-            self.tail = b""
-        if b'"usage"' not in data:
-            return data
-        return b"".join([await self._line(line) for line in data.splitlines(keepends=True)])
+        self.ending = b"" if self.tail else _EVENT_END
+        return data
 
-    async def _line(self, line: bytes) -> bytes:
-        if not line.startswith(b"data:") or b'"usage"' not in line:
-            return line
-        content = line[5:].rstrip(b"\r\n")
-        ending = line[5 + len(content) :]
-        changed = await self._with_energy(content.strip(), stream=True)
-        return line if changed == content.strip() else b"data: " + changed + ending
+    async def _send_with_energy(self, message: Message, data: bytes) -> None:
+        lines = data.splitlines(keepends=True)
+        for number, line in enumerate(lines):
+            if line.startswith(b"data:") and _USAGE in line:
+                content = line[5:].rstrip(b"\r\n")
+                ending = line[5 + len(content) :]
+                content = content.strip()
+                changed = await self._with_energy(content, stream=True)
+                if changed != content:
+                    lines[number] = b"data: " + changed + ending
+        await self.send({**message, "body": b"".join(lines)})
 
     async def _with_energy(self, text: bytes, *, stream: bool) -> bytes:
         """`text` with energy in its usage; unchanged where it is not an object with a final usage."""
@@ -400,12 +437,38 @@ class _Responder:
         self.prompt_tokens = _whole(prompt_count(usage))
         if usage.get("energy") is not None:
             return text  # a proxy in front of a server that meters itself, which knows better
-        usage.update(
-            await self.middleware.usage_fields(self.request_id, self.output_tokens, self.prompt_tokens)
-        )
-        # Half a surrogate pair (a token may end inside a character) stays the escape that it came as.
-        encoded = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-        return encoded.encode("utf-8", "backslashreplace")
+        fields = await self.middleware.usage_fields(self.request_id, self.output_tokens, self.prompt_tokens)
+        is_last = content.get("usage") is usage and next(reversed(content)) == "usage"
+        if is_last and usage and usage.keys().isdisjoint(fields):
+            found = _LAST_USAGE.match(text, text.rfind(_USAGE))
+            if found is not None:
+                # Where the usage is the last thing, what is added is: nothing else is written again.
+                brace = found.end(1) - 1
+                return b"%b,%b%b" % (text[:brace], _encoded(fields)[1:-1], text[brace:])
+        usage.update(fields)
+        return _encoded(content)
+
+
+async def _nothing() -> None:
+    """Sends nothing: what was given is kept for later."""
+
+
+def _may_end(events: bytes) -> bool:
+    """Whether a final usage may be in these whole events; certain only that there is none."""
+    # From the end: where a client asks for a usage, vLLM puts null there in every chunk.
+    at = events.rfind(_USAGE)
+    if at < 0 or events.startswith(b":null", at + len(_USAGE)):
+        return False
+    return b'"choices"' not in events or _NO_CHOICES.search(events) is not None
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _encoded(content: Any) -> bytes:
+    """As compact JSON. Half a surrogate pair (a token may end inside a character) stays the escape that it
+    came as."""
+    return _encode(content).encode("utf-8", "backslashreplace")
 
 
 def _final_usage(content: Any, *, stream: bool) -> dict[str, Any] | None:
@@ -419,13 +482,6 @@ def _final_usage(content: Any, *, stream: bool) -> dict[str, Any] | None:
     inner = content.get("response") if stream else None
     usage = (inner if isinstance(inner, dict) else content).get("usage")
     return usage if isinstance(usage, dict) else None
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes:
-    for key, value in headers:
-        if key.lower() == name:
-            return value
-    return b""
 
 
 def _whole(tokens: object) -> int | None:

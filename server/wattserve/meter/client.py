@@ -7,6 +7,7 @@ because it is gone, comes back as null with the reason.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
 from typing import Any
@@ -26,6 +27,11 @@ from wattserve.protocol.messages import (
 from wattserve.protocol.sender import connected
 
 logger = logging.getLogger("wattserve.vllm")
+
+# As plain numbers: an arithmetic operation on members of zmq's enumerations takes microseconds.
+_DONTWAIT = int(zmq.DONTWAIT)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
 
 # How long the meter may wait for the first step record of a request (only one of a few steps ever waits), and
 # how long a response waits for the meter.
@@ -63,6 +69,11 @@ class MeterClient:
         self._silent = False
         self.refused: str | None = None
         self.lost_messages = 0
+        # What each message of this server begins with is written once.
+        self._started = messages.template(RequestStarted.TYPE, server=server)
+        self._question = messages.template(
+            EnergyQuestion.TYPE, server=server, wait_seconds=RECORD_WAIT_SECONDS, ended=True
+        )
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -80,7 +91,8 @@ class MeterClient:
     # --- what is told ---------------------------------------------------------------------------------------
 
     def request_started(self, request_id: str, *, group: str = "") -> None:
-        if not self._send(messages.encode(RequestStarted(self._server, request_id, group))):
+        text = self._started % (json.dumps(request_id), json.dumps(group))
+        if not self._send([text.encode()]):
             self.lost_messages += 1
 
     def request_finished(
@@ -114,18 +126,15 @@ class MeterClient:
     ) -> dict[str, Any]:
         """`energy` of a request that has ended, and `energy_reason` where that is null."""
         self._number += 1
-        question = EnergyQuestion(
-            self._server,
+        text = self._question % (
             self._number,
-            request_id,
-            RECORD_WAIT_SECONDS,
-            True,
-            prompt_tokens,
-            output_tokens,
+            json.dumps(request_id),
+            "null" if prompt_tokens is None else prompt_tokens,
+            "null" if output_tokens is None else output_tokens,
             self.lost_messages,
         )
         try:
-            answer = await self._ask(self._number, messages.encode(question), self._deadline_seconds)
+            answer = await self._ask(self._number, [text.encode()], self._deadline_seconds)
         except MeterGoneError as error:
             return {"energy": None, "energy_reason": str(error)}
         content = dict(answer.content)
@@ -151,7 +160,7 @@ class MeterClient:
     async def _ask(self, number: int, frames: Frames, seconds: float, *, patient: bool = False) -> Answer:
         if self._loop is None:
             raise MeterGoneError("the meter has not started")
-        if not self._send(frames):
+        if not self._send(frames, asking=True):
             raise MeterGoneError(GONE)
         if self._silent and not patient:
             raise MeterGoneError(self.refused or "the meter does not answer")
@@ -177,26 +186,31 @@ class MeterClient:
 
     # --- the connection -------------------------------------------------------------------------------------
 
-    def _send(self, frames: Frames) -> bool:
+    def _send(self, frames: Frames, *, asking: bool = False) -> bool:
         try:
             if len(frames) == 1:
-                self._socket.send(frames[0], zmq.DONTWAIT)
+                self._socket.send(frames[0], _DONTWAIT)
             else:
-                self._socket.send_multipart(frames, zmq.DONTWAIT)
+                self._socket.send_multipart(frames, _DONTWAIT)
         except zmq.ZMQError:
             return False
         if self._untold and self._loop is not None:
             self._loop.call_soon(self._tell_ends)
-        # The descriptor tells an arrival once, and sending may have taken note of it.
-        if self._loop is not None and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        # The descriptor tells an arrival once, and sending may have taken note of it. Where nobody waits, the
+        # next question's look is early enough, here and in `_readable`.
+        if (self._asked or asking) and self._loop is not None and self._arrived():
             self._loop.call_soon(self._readable)
         return True
+
+    def _arrived(self) -> bool:
+        """Whether there is a message to take. Where there is none, the descriptor tells the next one."""
+        return bool(self._socket.getsockopt(_EVENTS) & _POLLIN)
 
     def _tell_ends(self) -> None:
         """Tell what could not be told before, as far as the meter takes it."""
         while self._untold:
             try:
-                self._socket.send_multipart(self._untold[0], zmq.DONTWAIT)
+                self._socket.send_multipart(self._untold[0], _DONTWAIT)
             except zmq.ZMQError:
                 return
             self._untold.popleft()
@@ -204,23 +218,31 @@ class MeterClient:
     def _readable(self) -> None:
         while self._loop is not None:
             try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+                first = self._socket.recv(_DONTWAIT, copy=False)
             except zmq.ZMQError:
                 return
-            try:
-                message = messages.decode(frames)
-            except messages.ProtocolError as error:
-                self.refused = f"the meter's answer cannot be understood: {error}"
-                continue
-            if isinstance(message, Refused):
-                self.refused = f"the meter refuses what this server sends: {message.reason}"
-                continue
-            if not isinstance(message, Answer):
-                continue
-            if self._silent:
-                logger.warning("wattserve: the meter responds again")
-            self._silent = False
-            self.refused = None
-            future = self._asked.get(message.number)
-            if future is not None and not future.done():
-                future.set_result(message)
+            frames = [first.bytes]
+            if first.more:
+                frames += self._socket.recv_multipart(_DONTWAIT)
+            self._take(frames)
+            if not self._asked or not self._arrived():
+                return
+
+    def _take(self, frames: Frames) -> None:
+        try:
+            message = messages.decode(frames)
+        except messages.ProtocolError as error:
+            self.refused = f"the meter's answer cannot be understood: {error}"
+            return
+        if isinstance(message, Refused):
+            self.refused = f"the meter refuses what this server sends: {message.reason}"
+            return
+        if not isinstance(message, Answer):
+            return
+        if self._silent:
+            logger.warning("wattserve: the meter responds again")
+        self._silent = False
+        self.refused = None
+        future = self._asked.pop(message.number, None)
+        if future is not None and not future.done():
+            future.set_result(message)

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -57,27 +57,24 @@ class EnergyMiddleware:
         self._keys = Keys.closed()
         self._shutdown_asked = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Not a coroutine: each one around the app is walked through whenever the app has waited."""
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
-            return
+            return self._lifespan(scope, receive, send)
         if scope["type"] == "http":
             if self._client is not None and _is_metrics(scope):
-                await self._metrics(self._client, scope, receive, send)
-                return
+                return self._metrics(self._client, scope, receive, send)
             if self._group_header != _GROUP_HEADER:
                 scope = self._with_group(scope)
             if self._keys:
                 admitted = self._keys.admit(scope)
                 if admitted is None and _is_energy(scope):
-                    await unauthorized(send)
-                    return
+                    return unauthorized(send)
                 if admitted is None:
                     # vLLM's own to answer, with 401 where it asks for a key; nothing is accounted for it.
-                    await self._app(scope, receive, send)
-                    return
+                    return self._app(scope, receive, send)
                 scope = admitted
-        await self._shared(scope, receive, send)
+        return self._shared.respond(scope, receive, send)
 
     def _with_group(self, scope: Scope) -> Scope:
         headers = [pair for pair in scope["headers"] if pair[0] != _GROUP_HEADER]
@@ -244,8 +241,10 @@ def _is_energy(scope: Scope) -> bool:
 
 
 def _is_metrics(scope: Scope) -> bool:
+    if scope["method"] != "GET":
+        return False
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return scope["method"] == "GET" and path in ("/metrics", "/metrics/")
+    return path in ("/metrics", "/metrics/")
 
 
 def _error(status: int, message: str) -> Response:

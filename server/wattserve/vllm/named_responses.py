@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Coroutine
+from typing import Any
 
 from wattmeter.endpoints import RESPONSES
 from wattserve.http.middleware import ASGIApp, Message, Receive, Scope, Send
+
+_PATH = RESPONSES.path
 
 
 class NamedResponses:
@@ -20,11 +24,12 @@ class NamedResponses:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        if scope["type"] != "http" or scope["method"] != "POST" or path != RESPONSES.path:
-            await self._app(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Not a coroutine: all other requests are the app's own."""
+        if scope["type"] != "http" or not scope["path"].endswith(_PATH) or scope["method"] != "POST":
+            return self._app(scope, receive, send)
+        if scope["path"].removeprefix(scope.get("root_path", "")) != _PATH:
+            return self._app(scope, receive, send)
         name = next((value for key, value in scope["headers"] if key == b"x-request-id"), b"")
         first = b'{"request_id":' + json.dumps(f"resp_{name.decode('latin-1')}").encode()
         begun = False
@@ -43,4 +48,4 @@ class NamedResponses:
             return {**message, "body": first + comma + rest}
 
         headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-        await self._app({**scope, "headers": headers}, named, send)
+        return self._app({**scope, "headers": headers}, named, send)

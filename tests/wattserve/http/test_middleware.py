@@ -175,6 +175,71 @@ def test_a_final_usage_is_found_behind_chunks_without_one_in_the_same_body(
         assert b"".join(bodies).count(token) == sum(part.count(token) for part in parts)
 
 
+EVENTS = {
+    "null": b'data: {"choices":[{"text":"a"}],"usage":null}\n\n',
+    "absent": b'data: {"choices":[{"text":"a"}]}\n\n',
+    "running": b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":1}}\n\n',
+    "comment": b": ping\n\n",
+    "half": b'data: {"choices":[{"text":"a"',
+    "other half": b'}],"usage":null}\n\n',
+}
+FINAL = b'data: {"choices":[],"usage":{"completion_tokens":4}}\n\n'
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=12), st.booleans())
+def test_chunks_of_any_kind_in_any_order_come_out_as_they_came(kinds: list[str], joined: bool) -> None:
+    """What passes at once depends on the chunks before; what comes out does not."""
+    whole = [EVENTS["half"] + EVENTS["other half"] if "half" in kind else EVENTS[kind] for kind in kinds]
+    parts = [
+        part
+        for kind, event in zip(kinds, whole, strict=True)
+        for part in ([EVENTS["half"], EVENTS["other half"]] if "half" in kind else [event])
+    ]
+    last = [parts.pop() + FINAL] if joined and parts else [FINAL]
+    books = Books()
+    _, bodies, _ = run([*parts, *last, b"data: [DONE]\n\n"], books)
+    before, _, rest = b"".join(bodies).partition(b'data: {"choices":[],')
+    assert before == b"".join(whole)
+    assert b'"joules":12.5' in rest
+    assert rest.endswith(b"}}\n\ndata: [DONE]\n\n")
+    assert books.finished[0][1:] == (4, False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.permutations(["choices", "usage", "x", "response"]),
+    st.dictionaries(st.sampled_from(["completion_tokens", "energy", "energy_reason", "details"]), st.none()),
+    st.sampled_from([None, 'a "usage":{}}', {"usage": 1}, {"usage": {"a": 1}}, {"usage": {}}]),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.booleans(),
+)
+def test_energy_comes_to_the_usage_wherever_that_stands(
+    order: list[str], usage: dict[str, Any], other: Any, separators: tuple[str, str], nested: bool
+) -> None:
+    usage = {name: {"cached": 1} if nested and name == "details" else None for name in usage}
+    values = {"choices": [], "usage": usage, "x": other, "response": "text"}
+    content = {name: values[name] for name in order}
+    body = json.dumps(content, separators=separators).encode()
+    for parts, kind in (
+        ([body], b"application/json"),
+        ([b"data: " + body + b"\n\n", b"data: [DONE]\n\n"], b"text/event-stream"),
+    ):
+        _, bodies, _ = run(parts, Books(), kind=kind)
+        found = json.loads(bodies[0].removeprefix(b"data: "))
+        assert list(found) == order
+        assert found["usage"].pop("energy")["joules"] == 12.5
+        usage.pop("energy", None)
+        assert found == {**content, "usage": usage}
+
+
+def test_what_is_around_a_usage_at_the_end_is_not_written_again() -> None:
+    body = b'{"a": 1.10, "b":  "\\u00e9", "choices": [], "usage": {"completion_tokens": 4 } }'
+    _, bodies, _ = run([body], Books(), kind=b"application/json")
+    assert bodies[0].startswith(body.rstrip(b" }"))
+    assert json.loads(bodies[0])["usage"]["energy"]["joules"] == 12.5
+
+
 def test_an_endless_event_is_not_kept() -> None:
     part = b"x" * 300_000
     _, bodies, _ = run([part] * 5 + [b"end"], Books())

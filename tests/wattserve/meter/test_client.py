@@ -13,7 +13,14 @@ import zmq
 from meter_node import FakeEngine, serving_meter, until
 from wattserve.meter.client import MeterClient
 from wattserve.protocol import messages
-from wattserve.protocol.messages import Answer, EnergyQuestion, Message, RequestFinished, RequestStarted
+from wattserve.protocol.messages import (
+    Answer,
+    EnergyQuestion,
+    Message,
+    Refused,
+    RequestFinished,
+    RequestStarted,
+)
 from wattserve.protocol.sender import Sender
 
 
@@ -71,14 +78,7 @@ def test_the_end_goes_with_the_question_where_the_meter_understands_it(
 
     async def go() -> tuple[dict[str, Any], list[Message]]:
         client = MeterClient(address, "s", deadline_seconds=30.0)
-        client.start()
-        # A socket that is not connected yet takes nothing: the first message may take a few attempts.
-        while True:
-            lost = client.lost_messages
-            client.request_started("first")
-            if client.lost_messages == lost:
-                break
-            await asyncio.sleep(0.01)
+        await connected(client)
         await asyncio.to_thread(meter.take)
         found = await one_request(client, meter, "a")
         client.close()
@@ -91,6 +91,59 @@ def test_the_end_goes_with_the_question_where_the_meter_understands_it(
     assert (question.ended, question.prompt_tokens, question.output_tokens) == (True, 3, 7)
     another = RequestStarted("s", "another")
     assert rest == ([another] if newer else [RequestFinished("s", "a", 3, 7), another])
+
+
+async def connected(client: MeterClient) -> None:
+    """A socket that is not connected yet takes nothing: the first message may take a few attempts."""
+    client.start()
+    while True:
+        lost = client.lost_messages
+        client.request_started("first")
+        if client.lost_messages == lost:
+            return
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("together", [1, 40])
+@pytest.mark.parametrize("replies", [True, False])
+def test_no_answer_is_overlooked_between_other_messages(
+    meter: Meter, address: str, together: int, replies: bool
+) -> None:
+    """The descriptor tells an arrival once, and each send and each other arrival may take note of it."""
+    each = 400 // together
+
+    def serve() -> None:
+        taken = 0
+        while taken < 400:
+            sender, *frames = meter.socket.recv_multipart()
+            message = messages.decode(frames)
+            if isinstance(message, EnergyQuestion):
+                taken += 1
+                answer = Answer(message.number, {"energy": {"joules": message.output_tokens}})
+                meter.socket.send_multipart([sender, *messages.encode(answer)])
+            elif replies:
+                meter.socket.send_multipart([sender, *messages.encode(Refused("no"))])
+
+    async def requests(client: MeterClient, number: int) -> list[Any]:
+        found = []
+        for turn in range(each):
+            client.request_started(f"{number}-{turn}")
+            if turn % 3:
+                await asyncio.sleep(0)
+            found.append(await client.usage_fields(f"{number}-{turn}", output_tokens=turn))
+        return found
+
+    async def go() -> list[list[Any]]:
+        client = MeterClient(address, "s", deadline_seconds=20.0)
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        await connected(client)
+        found = await asyncio.gather(*(requests(client, number) for number in range(together)))
+        await serving
+        client.close()
+        return found
+
+    wanted = [{"energy": {"joules": turn}} for turn in range(each)]
+    assert asyncio.run(go()) == [wanted] * together
 
 
 def test_a_question_at_its_end_ends_a_request(tmp_path: Path) -> None:

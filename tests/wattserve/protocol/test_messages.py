@@ -69,6 +69,21 @@ def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
     assert messages.decode(messages.encode(message)) == message
 
 
+@pytest.mark.parametrize("server", ["s", 'a "quoted" 100 % server'])
+def test_a_template_makes_the_header_that_a_message_has(server: str) -> None:
+    for message, fixed, others in (
+        (RequestStarted(server, "r\u00e9 %s", "shop"), {"server": server}, ("id", "group")),
+        (
+            EnergyQuestion(server, 4, "r", 0.15, True, None, 7, 2),
+            {"server": server, "wait_seconds": 0.15, "ended": True},
+            ("number", "id", "prompt_tokens", "output_tokens", "lost"),
+        ),
+    ):
+        texts = tuple(json.dumps(getattr(message, name)) for name in others)
+        text = messages.template(message.TYPE, **fixed) % texts
+        assert [text.encode()] == messages.encode(message)
+
+
 def test_step_records_come_out_as_they_went_in_and_absent_columns_are_zero() -> None:
     first = messages.decode(steps())
     assert isinstance(first, StepRecords)
