@@ -438,15 +438,20 @@ class _Responder:
         if usage.get("energy") is not None:
             return text  # a proxy in front of a server that meters itself, which knows better
         fields = await self.middleware.usage_fields(self.request_id, self.output_tokens, self.prompt_tokens)
-        is_last = content.get("usage") is usage and next(reversed(content)) == "usage"
-        if is_last and usage and usage.keys().isdisjoint(fields):
-            found = _LAST_USAGE.match(text, text.rfind(_USAGE))
-            if found is not None:
-                # Where the usage is the last thing, what is added is: nothing else is written again.
-                brace = found.end(1) - 1
-                return b"%b,%b%b" % (text[:brace], _encoded(fields)[1:-1], text[brace:])
-        usage.update(fields)
-        return _encoded(content)
+        return _written(text, content, usage, fields) if fields else text
+
+
+def _written(text: bytes, content: dict[str, Any], usage: dict[str, Any], fields: dict[str, Any]) -> bytes:
+    """`text`, the JSON of `content`, with `fields` in its `usage`. Where the usage stands at the end, as in
+    vLLM's events, nothing else is written again."""
+    is_last = content.get("usage") is usage and next(reversed(content)) == "usage"
+    if is_last and usage and usage.keys().isdisjoint(fields):
+        found = _LAST_USAGE.match(text, text.rfind(_USAGE))
+        if found is not None:
+            brace = found.end(1) - 1
+            return b"%b,%b%b" % (text[:brace], _encoded(fields)[1:-1], text[brace:])
+    usage.update(fields)
+    return _encoded(content)
 
 
 async def _nothing() -> None:

@@ -240,6 +240,31 @@ def test_what_is_around_a_usage_at_the_end_is_not_written_again() -> None:
     assert json.loads(bodies[0])["usage"]["energy"]["joules"] == 12.5
 
 
+def test_where_nothing_is_to_be_added_a_usage_stays_as_it_is() -> None:
+    class Quiet(MonitorSource):
+        async def usage_fields(self, request_id: str, **_: Any) -> dict[str, Any]:
+            return {}
+
+    books = Books()
+    for whole, kind in ((FINAL, b"text/event-stream"), (FINAL[6:].strip(), b"application/json")):
+        sent: list[Any] = []
+
+        async def app(
+            _scope: Scope, _receive: Receive, send: Send, kind: bytes = kind, whole: bytes = whole
+        ) -> None:
+            headers = [(b"content-type", kind)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": whole})
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        asyncio.run(EnergyMiddleware(app, Quiet(books))(scope, None, send))  # type: ignore[arg-type]
+        assert sent[-1]["body"] == whole
+    assert [tokens for _, tokens, _ in books.finished] == [4, 4]
+
+
 def test_an_endless_event_is_not_kept() -> None:
     part = b"x" * 300_000
     _, bodies, _ = run([part] * 5 + [b"end"], Books())
