@@ -2,12 +2,13 @@
 
     python benchmarks/middleware_cost.py [--before CHECKOUT] [--requests 400] [--chunks 300] [--rounds 5]
 
-An ASGI app streams chunks of the size that vLLM's have, to a server that drops them, and waits a turn of the
-event loop before each. Measured is the CPU time of the main thread and of the whole process (ZeroMQ's thread
-too) with and without the middleware, by turns; the difference is the cost. Chunks come with `"usage":null`,
-which vLLM sends to clients that ask for a usage, and without. A meter with modelled devices runs as it would
-beside vLLM: in the older version inside the process, now beside it. `--before` is a checkout of the version
-to compare with; the versions take turns, `--sittings` times. Prints a JSON object per version and sitting.
+An ASGI app streams chunks of the size that vLLM's have, to a server that drops them. Measured is the CPU time
+of the main thread, and of the whole process (ZeroMQ's thread too), with and without the middleware, by turns;
+the difference is the cost. Chunks come with `"usage":null`, which vLLM sends to clients that ask for a usage,
+and without. A wait is the app's for its next token, after which each coroutine around it is walked through. A
+meter with modelled devices runs as it would beside vLLM: in older versions inside the process, now beside it.
+`--before` is a checkout of the version to compare with; the versions take turns, `--sittings` times. Prints a
+JSON object per version and sitting.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,13 @@ HEADERS = [
 ]
 
 
+class Turn:
+    """Waits once, for whoever drives the coroutine."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
 class App(VllmApp):
     """Streams `chunks` chunks, as vLLM does where a client asks for the usage, and then the usage."""
 
@@ -64,15 +73,35 @@ class App(VllmApp):
         super().__init__()
         self.chunks = 0
         self.chunk = CHUNK
+        self.waiting = False
 
     async def answer(self, send: Any) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for _ in range(self.chunks):
-            await asyncio.sleep(0)
+            if self.waiting:
+                await Turn()
             await send({"type": "http.response.body", "body": self.chunk, "more_body": True})
         await send({"type": "http.response.body", "body": LAST, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+
+def waits(app: Any, count: int) -> float:
+    """CPU seconds of this thread for `count` times that the app has waited and sends a chunk."""
+
+    async def receive() -> Any: ...
+
+    async def send(message: Any) -> None: ...
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": HEADERS}
+    request = app(scope, receive, send)
+    request.send(None)
+    start = time.thread_time()
+    for _ in range(count):
+        request.send(None)
+    taken = time.thread_time() - start
+    request.close()
+    return taken
 
 
 async def requests(app: Any, count: int) -> tuple[float, float]:
@@ -117,6 +146,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             ]
             per_request = 1e6 * whole / options.requests - empty[0]
             figures[f"microseconds_per_chunk_usage_{kind}"].append(per_request / options.chunks)
+        app.chunks, app.waiting = 10**9, True
+        count = options.requests * options.chunks
+        figures["microseconds_per_wait_and_chunk"].append(
+            1e6 * (waits(metered, count) - waits(app, count)) / count
+        )
+        app.waiting = False
     found: dict[str, Any] = {
         **{name: spread(values) for name, values in figures.items()},
         "threads": len(list(Path("/proc/self/task").iterdir())),
