@@ -255,6 +255,18 @@ def test_while_requests_run_or_a_fault_lasts_no_idle_power_is_measured() -> None
     assert own.state.idle.watts is None
 
 
+def test_a_stretch_whose_readings_are_far_apart_teaches_no_idle_power() -> None:
+    """It agrees with the idle power around it, but nobody saw the device hold still."""
+    idle = IdleTracker(None)
+    own = Settler(idle)
+    far_apart = view(12.0, lambda tenth: 103.0 if 40 <= tenth < 90 else 100.0, without=range(41, 90))
+    progress = advance(own, collected(12.0, far_apart))
+    (gap,) = [one for one in progress.seconds if not one.resolved]
+    assert (gap.seconds, gap.flags) == (pytest.approx(5.0), frozenset())
+    assert gap.idle_joules == pytest.approx(500.0)
+    assert idle.watts == pytest.approx(100.0, rel=1e-6)
+
+
 def test_use_and_limits_are_passed_on_to_idle_power() -> None:
     for rest, known in (({}, True), ({"in_use": True}, False), ({"power_limit_watts": 150.0}, False)):
         own = settler(None, wait_for_idle=False)
