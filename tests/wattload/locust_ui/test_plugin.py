@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from mock_endpoint import mock_endpoint
 from wattload.colours import COMPONENTS
+from wattload.rundir.directory import RunDir
+from wattload.rundir.requests import read_requests
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[3]
@@ -65,9 +68,12 @@ def test_headless(mock: str, tmp_path: Path, processes: tuple[str, ...]) -> None
     assert {row["outcome"] for row in rows} == {"completed"}
     assert {row["worker"] for row in rows} == set(range(max(1, len(processes))))
     shown = done.stdout + done.stderr
-    for kind in ("POST", "TTFT", "TPOT", "ITL"):
-        assert re.search(rf"^{kind}\s+completion\s+60\s", shown, re.MULTILINE), (
-            f"{kind} is not in Locust's table"
+    # On a busy machine the tokens of a response may arrive together, which has no TPOT.
+    tpots = int(np.isfinite(read_requests(RunDir(out)).tpot).sum())
+    assert tpots > 0
+    for kind, count in (("POST", 60), ("TTFT", 60), ("TPOT", tpots), ("ITL", 60)):
+        assert re.search(rf"^{kind}\s+completion\s+{count}\s", shown, re.MULTILINE), (
+            f"{kind} is not in Locust's table {count} times"
         )
 
 
