@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 MODEL_NAME = "tiny"
-START_SECONDS = 240
+START_SECONDS = 600  # two servers that compile at once on two cores take minutes
 # So long that no request runs to its end before a client's hanging up is seen, however late that is.
 MAX_MODEL_LEN = 32768
 
