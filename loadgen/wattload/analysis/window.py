@@ -15,12 +15,17 @@ _DETECTABLE_SECONDS = 60.0
 
 def closed_loop(capture: Capture) -> bool:
     """Whether a request was sent when the one before it had ended, and not at a time of its own."""
-    return capture.workload.arrivals.process.partition(":")[0] == "closed"
+    return _arrivals(capture) == "closed"
 
 
 def at_once(capture: Capture) -> bool:
     """Whether everything was sent at once, so that the run is measured until the last response ends."""
-    return capture.workload.arrivals.process.partition(":")[0] == "offline"
+    return _arrivals(capture) == "offline"
+
+
+def _arrivals(capture: Capture) -> str:
+    """The kind of arrival process, without its parameters."""
+    return capture.workload.arrivals.process.partition(":")[0]
 
 
 def decide_window(capture: Capture, requests: Requests) -> WindowInfo:

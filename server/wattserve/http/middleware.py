@@ -356,10 +356,8 @@ class _Responder:
         return self.send(message)
 
     def _send_start(self, message: Message) -> Awaitable[None]:
-        headers = list(message.get("headers", ()))
+        headers = self._give_id_back(message)
         known = {key.lower(): value for key, value in reversed(headers)}
-        if not known.get(b"x-request-id"):
-            headers = message["headers"] = [*headers, (b"x-request-id", self.request_id.encode("latin-1"))]
         if message["status"] >= 400:
             self.aborted = self.refused = True
         kind = known.get(b"content-type", b"")
@@ -380,10 +378,13 @@ class _Responder:
             return _nothing()
         return self.send(message)
 
-    def _give_id_back(self, message: Message) -> None:
-        headers = message.get("headers", ())
-        if not any(key.lower() == b"x-request-id" and value for key, value in headers):
-            message["headers"] = [*headers, (b"x-request-id", self.request_id.encode("latin-1"))]
+    def _give_id_back(self, message: Message) -> list[tuple[bytes, bytes]]:
+        """The headers of a response's start, in which the request's id now is."""
+        headers = list(message.get("headers", ()))
+        if not next((value for key, value in headers if key.lower() == b"x-request-id"), b""):
+            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
+            message["headers"] = headers
+        return headers
 
     async def _send_json(self) -> None:
         body = await self._with_energy(b"".join(self.body), stream=False)

@@ -176,10 +176,10 @@ class NodeRoutes(EnergyRoutes):
         more: dict[str, Any] = {}
         flags: set[Fault] = set()
         since = time.time() if math.isinf(start_unix) else start_unix
-        elsewhere = self.view.node.hosts_of_engines(self.view.server, since, end_unix)
-        if elsewhere:
+        spread = [e.hello for e in engines if e.hello.hosts > 1 and e.ran_in(since, end_unix)]
+        if spread:
             flags.add(Fault.OTHER_HOSTS)
-            more["hosts_of_engines"] = elsewhere
+            more["hosts_of_engines"] = {hello.engine: hello.hosts for hello in spread}
         if math.isinf(start_unix):
             more["meter"] = {"pid": os.getpid()}
             more["engines"] = [engine.as_json() for engine in engines]

@@ -833,14 +833,6 @@ class Node:
             group=known.group, reason=reason,
         )  # fmt: skip
 
-    def hosts_of_engines(self, server: str | None, start_unix: float, end_unix: float) -> dict[str, int]:
-        """How many hosts have GPUs of each engine of a window that uses those of several."""
-        return {
-            engine.hello.engine: engine.hello.hosts
-            for engine in self.engines(server)
-            if engine.hello.hosts > 1 and engine.ran_in(start_unix, end_unix)
-        }
-
     def no_engine_reason(self, server: str) -> str:
         """Why requests of a server have no joules where none of its engines is metered."""
         refusal = self.refusals.get(server)

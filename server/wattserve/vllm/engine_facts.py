@@ -121,8 +121,12 @@ def model_shape(config: Any) -> dict[str, Any]:
 
 
 def local_gpus(parallel: Any) -> int:
-    """How many GPUs of this host an engine uses that vLLM itself spreads over `nnodes` hosts."""
-    return int(parallel.world_size) // max(1, int(getattr(parallel, "nnodes", 1) or 1))
+    """How many GPUs of this host an engine uses that vLLM itself spreads over several hosts."""
+    return int(parallel.world_size) // _hosts(parallel)
+
+
+def _hosts(parallel: Any) -> int:
+    return max(1, int(getattr(parallel, "nnodes", 1) or 1))
 
 
 def why_not_metered(
@@ -133,7 +137,7 @@ def why_not_metered(
     `parallel` is a `ParallelConfig`, `named` the GPUs of this host that a person named, `elsewhere` those of
     each further host with a meter (none: all that it meters).
     """
-    hosts, size = int(getattr(parallel, "nnodes", 1) or 1), int(parallel.world_size)
+    hosts, size = _hosts(parallel), int(parallel.world_size)
     engines = int(getattr(parallel, "data_parallel_size", 1) or 1)
     backend = getattr(parallel, "distributed_executor_backend", None)
     ray = "ray" in str(getattr(backend, "__name__", backend)).lower()

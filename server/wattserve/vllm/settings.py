@@ -15,6 +15,8 @@ from wattserve.http.keys import TenantFrom
 from wattserve.protocol import address as addresses
 
 PREFIX = "--energy-"
+ALSO_AT_VARIABLE = "WATTSERVE_ALSO_AT"
+_ALSO_AT = f"{PREFIX}also-at ({ALSO_AT_VARIABLE})"
 # One name for all processes of a server, and the moment it began to start (CLOCK_MONOTONIC, ns): the first
 # process of a server sets them.
 SERVER_VARIABLE = "WATTSERVE_SERVER"
@@ -101,7 +103,7 @@ FLAGS = (
     ),
     Flag(
         "also-at",
-        "WATTSERVE_ALSO_AT",
+        ALSO_AT_VARIABLE,
         "tcp://HOST:PORT?devices=0,1",
         "the meter of a further host whose GPUs the engine uses (`wattserve meter --socket`), and which of"
         " its devices those are (devices=all: all that it meters); once for each further host",
@@ -125,21 +127,18 @@ class FurtherMeter:
         """`tcp://HOST:PORT?devices=0,1`. Raises SettingError."""
         address, _, query = text.partition("?")
         name, _, value = query.partition("=")
-        devices = tuple(part.strip() for part in value.split(",") if part.strip())
+        devices = _listed(value)
         if name != "devices" or not devices or "&" in value:
             raise SettingError(
-                f"--energy-also-at (WATTSERVE_ALSO_AT): {text} names no devices: tcp://HOST:PORT?devices=0,1,"
+                f"{_ALSO_AT}: {text} names no devices: tcp://HOST:PORT?devices=0,1,"
                 " or ?devices=all where the engine uses all that this meter meters"
             )
         if not address.startswith("tcp://"):
-            raise SettingError(
-                f"--energy-also-at (WATTSERVE_ALSO_AT): {address} is not the tcp://HOST:PORT of another"
-                " host's meter"
-            )
+            raise SettingError(f"{_ALSO_AT}: {address} is not the tcp://HOST:PORT of another host's meter")
         try:
             address = addresses.address_of(address)
         except ValueError as error:
-            raise SettingError(f"--energy-also-at (WATTSERVE_ALSO_AT): {error}") from None
+            raise SettingError(f"{_ALSO_AT}: {error}") from None
         return cls(address, () if devices == ("all",) else devices)
 
 
@@ -181,18 +180,20 @@ class Settings:
 def named_devices(environment: Mapping[str, str]) -> tuple[str, ...] | None:
     """The devices that a person named, or None."""
     text = environment.get("WATTSERVE_DEVICES", "")
-    return tuple(part.strip() for part in text.split(",") if part.strip()) or None
+    return _listed(text) or None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def further_meters(environment: Mapping[str, str]) -> tuple[FurtherMeter, ...]:
     """The meters of further hosts that a person named. Raises SettingError."""
-    meters = tuple(FurtherMeter.parse(text) for text in environment.get("WATTSERVE_ALSO_AT", "").split())
+    meters = tuple(FurtherMeter.parse(text) for text in environment.get(ALSO_AT_VARIABLE, "").split())
     named = [*(meter.address for meter in meters), environment.get("WATTSERVE_METER_AT", "").strip()]
     again = next((meter.address for meter in meters if named.count(meter.address) > 1), None)
     if again is not None:
-        raise SettingError(
-            f"--energy-also-at (WATTSERVE_ALSO_AT): {again} is named twice: its joules would count twice"
-        )
+        raise SettingError(f"{_ALSO_AT}: {again} is named twice: its joules would count twice")
     return meters
 
 

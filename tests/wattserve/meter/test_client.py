@@ -93,12 +93,12 @@ def test_the_end_goes_with_the_question_where_the_meter_understands_it(
     assert rest == ([another] if newer else [RequestFinished("s", "a", 3, 7), another])
 
 
-async def connected(client: MeterClient) -> None:
+async def connected(client: MeterClient, request_id: str = "first") -> None:
     """A socket that is not connected yet takes nothing: the first message may take a few attempts."""
     client.start()
     while True:
         lost = client.lost_messages
-        client.request_started("first")
+        client.request_started(request_id)
         if client.lost_messages == lost:
             return
         await asyncio.sleep(0.01)
@@ -154,13 +154,7 @@ def test_a_question_at_its_end_ends_a_request(tmp_path: Path) -> None:
 
         async def go() -> dict[str, Any]:
             client = MeterClient(address, "s", deadline_seconds=30.0)
-            client.start()
-            while True:
-                lost = client.lost_messages
-                client.request_started("a")
-                if client.lost_messages == lost:
-                    break
-                await asyncio.sleep(0.01)
+            await connected(client, "a")
             sender.send(messages.encode(engine.step(prompts={"a": 50})))
             usage = await client.usage_fields("a", output_tokens=7, prompt_tokens=50)
             client.close()
