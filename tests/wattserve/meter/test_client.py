@@ -94,8 +94,12 @@ def test_the_end_goes_with_the_question_where_the_meter_understands_it(
 
 
 async def connected(client: MeterClient, request_id: str = "first") -> None:
-    """A socket that is not connected yet takes nothing: the first message may take a few attempts."""
     client.start()
+    await started(client, request_id)
+
+
+async def started(client: MeterClient, request_id: str) -> None:
+    """A socket that is not connected yet takes nothing: the first message may take a few attempts."""
     while True:
         lost = client.lost_messages
         client.request_started(request_id)
@@ -181,12 +185,7 @@ def test_ends_that_a_meter_did_not_take_are_told_when_it_is_back(address: str) -
             client.request_finished(name, output_tokens=1)
         assert client.lost_messages == 2  # the beginnings
         meter = Meter(address)
-        while True:
-            before = client.lost_messages
-            client.request_started("c")
-            if client.lost_messages == before:
-                break
-            await asyncio.sleep(0.01)
+        await started(client, "c")
         lost = client.lost_messages
         taking = asyncio.to_thread(lambda: [meter.take() for _ in range(4)])
         _, received = await asyncio.gather(client.usage_fields("c"), taking)
