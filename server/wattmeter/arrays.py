@@ -21,16 +21,15 @@ def sum_by(index: npt.NDArray[np.integer[Any]], values: F64, length: int) -> F64
 class RingBuffer:
     """The newest `capacity` rows of `times` (int64 nanoseconds) and some float64 columns, oldest first.
 
-    The columns are contiguous, so that NumPy reads them without a copy.
+    The columns are contiguous, so that NumPy reads them without a copy. All memory is taken, and written to, when the
+    buffer is made, so that a process does not grow for an hour while the history fills.
     """
 
     def __init__(self, capacity: int, columns: int) -> None:
         if capacity < 2:
             raise ValueError("ring buffer: the capacity must be at least 2")
         self._capacity = capacity
-        room = min(capacity, 1024)
-        self._times = np.zeros(room, dtype=np.int64)
-        self._values = np.zeros((columns, room), dtype=np.float64)
+        self._times, self._values = _columns(columns, capacity + max(capacity // 4, 16))
         self._begin = 0
         self._end = 0
 
@@ -57,10 +56,17 @@ class RingBuffer:
         return self._values[index, self._begin : self._end]
 
     def _make_room(self) -> None:
-        size = min(2 * max(len(self), 512), 2 * self._capacity)
-        times = np.zeros(size, dtype=np.int64)
-        values = np.zeros((len(self._values), size), dtype=np.float64)
+        # New arrays, as readers may still hold views of the old ones.
+        times, values = _columns(len(self._values), len(self._times))
         count = len(self)
         times[:count] = self.times
         values[:, :count] = self._values[:, self._begin : self._end]
         self._times, self._values, self._begin, self._end = times, values, 0, count
+
+
+def _columns(columns: int, rows: int) -> tuple[I64, F64]:
+    """Times, shape (rows,), and columns of values, shape (columns, rows), in memory that is really there:
+
+    what is only zero by promise becomes resident as it is written.
+    """
+    return np.full(rows, 0, dtype=np.int64), np.full((columns, rows), 0.0)
