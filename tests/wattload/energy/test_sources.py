@@ -49,21 +49,20 @@ def unanswered(devices: list[dict[str, object]]) -> Capture:
     return Capture.model_construct(target=TargetInfo(url="http://t", devices=devices), energy_window=None)
 
 
-def polled(
-    source: DcgmSource | PrometheusSource, folder: Path, seconds: float = 0.8
-) -> tuple[Measured, float]:
-    """The energy of the inner part of `seconds` of polling, and how long that part is."""
+def polled(source: DcgmSource | PrometheusSource, folder: Path) -> tuple[Measured, float]:
+    """The energy of the inner part of 16 polls, and how long that part is."""
     run = RunDir.create(folder)
-    poller = SeriesPoller(source, run, clock=source.clock(), interval_seconds=0.05)
-    poller.begin_early()
-    poller.start()
-    time.sleep(seconds)
+    poller = SeriesPoller(source, run, clock=source.clock())
+    # On this thread, and from reading to reading: a thread of its own that gets no turn reads too little.
+    for _ in range(16):
+        poller.begin_early()
+        time.sleep(0.05)
     poller.stop()
     assert poller.errors == []
     series = run.read_energy()
     assert series is not None
-    times = series.column("unix_seconds").to_numpy()
-    start, end = float(times.max()) - 0.8 * seconds, float(times.max()) - 0.1 * seconds
+    times = np.unique(series.column("unix_seconds").to_numpy())
+    start, end = float(times[2]), float(times[-3])
     measured = window_joules(unanswered(source.info()["devices"]), start, end, series, None)
     return measured, end - start
 
