@@ -21,8 +21,8 @@ def sum_by(index: npt.NDArray[np.integer[Any]], values: F64, length: int) -> F64
 class RingBuffer:
     """The newest `capacity` rows of `times` (int64 nanoseconds) and some float64 columns, oldest first.
 
-    The columns are contiguous, so that NumPy reads them without a copy. All memory is taken, and written to, when the
-    buffer is made, so that a process does not grow for an hour while the history fills.
+    The columns are contiguous, so that NumPy reads them without a copy. All memory is taken, and written to,
+    when the buffer is made, so that a process does not grow for an hour while the history fills.
     """
 
     def __init__(self, capacity: int, columns: int) -> None:
