@@ -65,8 +65,8 @@ class RingBuffer:
 
 
 def _columns(columns: int, rows: int) -> tuple[I64, F64]:
-    """Times, shape (rows,), and columns of values, shape (columns, rows), in memory that is really there:
+    """Times, shape (rows,), and columns of values, shape (columns, rows).
 
-    what is only zero by promise becomes resident as it is written.
+    `np.full` writes to the memory now; of `np.zeros` it would become resident row by row.
     """
     return np.full(rows, 0, dtype=np.int64), np.full((columns, rows), 0.0)

@@ -51,7 +51,7 @@ class StepDelayLog:
         self, *, tolerance_seconds: float = DEFAULT_TOLERANCE_SECONDS, history: int = 400_000
     ) -> None:
         self.tolerance_seconds = tolerance_seconds
-        # Written to, not only promised: the server does not grow while the ring fills.
+        # `np.full` writes to the memory now, so the server does not grow while the ring fills.
         self._planned_ns = np.full(history, 0, dtype=np.int64)
         self._late_ns = np.full(history, 0, dtype=np.int64)
         self._noted = 0

@@ -53,7 +53,7 @@ def polled(source: DcgmSource | PrometheusSource, folder: Path) -> tuple[Measure
     """The energy of the inner part of 16 polls, and how long that part is."""
     run = RunDir.create(folder)
     poller = SeriesPoller(source, run, clock=source.clock())
-    # On this thread, and from reading to reading: a thread of its own that gets no turn reads too little.
+    # Polled here and not by the poller's thread: on a busy machine that thread may take too few readings.
     for _ in range(16):
         poller.begin_early()
         time.sleep(0.05)
