@@ -68,6 +68,7 @@ class Call:
         "_body",
         "_client",
         "_done",
+        "_finished",
         "_ids",
         "_last",
         "_parser",
@@ -110,6 +111,8 @@ class Call:
         # Which of the chunks held no text: tokens or signs of life, which the counts at the end decide.
         self._blanks: list[int] = []
         self._last = 0.0
+        # When the event with the finish reason came.
+        self._finished = 0.0
         # Whether reasoning came, and no part of the answer since.
         self._reasoned = False
         self._said_done = False
@@ -224,7 +227,7 @@ class Call:
         if event.begins_tool_call:
             self.record.tool_calls = (self.record.tool_calls or 0) + 1
         if event.finish is not None:
-            self.finish = event.finish
+            self.finish, self._finished = event.finish, now
         if event.usage is not None:
             self.usage = merged_usage(self.usage, event.usage)
         if event.done:
@@ -434,6 +437,9 @@ class Call:
             dropped = signs_of_life(blanks, with_text, record.output_tokens)
             self._last = drop_chunks(record, dropped, self._last)
             self._blanks = []
+        if not record.chunks and record.output_tokens == 1 and self.finish is not None:
+            # An only token without text (half a character, a special one) comes with the finish reason.
+            self._token(self._finished)
 
     def _read_usage(self, usage: dict[str, Any]) -> None:
         record = self.record

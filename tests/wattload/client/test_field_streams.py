@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from clients import ask, plain
-from scripted_server import DONE, END, HEAD, Script, chunk, event, token, usage
+from clients import ask, client_of, one, plain
+from scripted_server import DONE, END, HEAD, Script, chunk, event, scripted, token, usage
 from wattload.client.record import Outcome
 
 BLANK = token("")
@@ -61,6 +61,30 @@ def test_tokens_without_text_are_tokens_where_the_count_says_so() -> None:
     assert record.itl_seconds[0] > 0.02
     silent = ask(stream(BLANK, BLANK, BLANK, event({"choices": [{"text": "", "finish_reason": "length"}]})))
     assert (silent.outcome, silent.chunks) == (Outcome.COMPLETED, 3)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        event({"choices": [{"text": "", "finish_reason": "length"}]}),
+        delta({"content": ""}, "stop"),
+        delta({}, "length"),
+        delta({"role": "assistant", "content": ""}) + delta({}, "length"),
+    ],
+    ids=["empty text", "empty content", "no content", "role before it"],
+)
+def test_an_only_token_without_text_comes_with_the_finish_reason(ending: bytes) -> None:
+    with scripted(lambda _request: stream(0.03, ending, 0.03, end=usage(3, 1) + DONE)) as (url, _):
+        client = client_of(url)
+        record = one(client, output=1)
+        client.close()
+    assert (record.outcome, record.chunks, record.output_tokens) == (Outcome.COMPLETED, 1, 1), record.error
+    assert record.sent_unix is not None
+    assert record.first_token_unix is not None
+    assert record.first_token_unix - record.sent_unix > 0.02
+    assert record.last_token_unix == pytest.approx(record.first_token_unix, abs=1e-6)
+    several = ask(stream(ending, end=COUNTED + DONE))
+    assert several.outcome == Outcome.MALFORMED_RESPONSE, "three tokens, and none was seen to come"
 
 
 def test_signs_of_life_do_not_put_off_the_limit_of_the_first_token() -> None:
