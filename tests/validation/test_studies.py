@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from markdown_tables import tables
@@ -35,8 +36,13 @@ ONLINE = {
     "one batch of 64, all at once": "batch:64",
     "25 % of capacity": "25%",
     "50 %": "50%",
+    "all 200 at once": "offline:200",
     "80 %, not steady": "80%",
 }
+EXPERTS = {"dense, 1.2 B": "olmo-1b", "mixture, 1.3 of 6.9 B": "olmoe-1b-7b", "dense, 6.9 B": "olmo-7b"}
+DECODINGS = {"plain": "plain", "n-gram, all of it accepted": "ngram"}
+PER_TOKEN, PER_REQUEST = "energy.per_output_token_joules", "energy.per_request_joules.mean"
+LATENCY = "latency.e2e_seconds.mean"
 LIMITS = {"8": "seqs-8", "64": "seqs-64", "the engine's own limit": "default"}
 
 
@@ -140,16 +146,111 @@ def test_online_beside_fixed_batches(tmp_path: Path) -> None:
 
 
 def test_classic_tasks(tmp_path: Path) -> None:
-    _, *rows = table("Classic tasks (measured in part, one run of each)")
+    _, *rows = table("Workloads and classic tasks (measured, one run of each)")
     results = results_of("workloads-h200", tmp_path)
-    assert len(rows) == len(list((KEPT / "workloads-h200").glob("cells/*/*/run.json")))
-    for task, rate, joules in rows:
+    assert 3 * len(rows) == len(list((KEPT / "workloads-h200").glob("cells/*/*/run.json")))
+    named = {"conversations": "conv", "code completions": "code", "text generation": "generation"}
+    for task, *cells in rows:
         name = task.partition(",")[0]
-        workload = {"conversations": "conv", "text generation": "generation"}.get(name, name)
-        level = f"{first_number(rate):g}/s"
-        estimate = results.estimate("energy.per_request_joules.mean", "vllm", workload, level)
-        assert estimate is not None
-        assert numbers(joules) == pytest.approx([estimate.value, estimate.low, estimate.high], rel=7e-3)
+        workload = named.get(name, name)
+        for rate, cell in zip((2, 8, 20), cells, strict=False):
+            assert_joules_per_request(results, "vllm", workload, f"{rate}/s", cell)
+        path = KEPT / "workloads-h200" / "cells" / "vllm" / f"{workload}-20-r1" / "run.json"
+        assert first_number(cells[3]) == pytest.approx(
+            json.loads(path.read_text())["energy"]["mean_watts"], abs=0.6
+        )
+
+
+def assert_joules_per_request(results: Results, arm: str, workload: str, level: str, cell: str) -> None:
+    """A cell of the page's tables: value, interval, and whether the run was not steady."""
+    estimate = results.estimate("energy.per_request_joules.mean", arm, workload, level)
+    assert estimate is not None
+    quoted, _, steady = cell.partition("]")
+    assert numbers(quoted) == pytest.approx([estimate.value, estimate.low, estimate.high], rel=7e-3)
+    assert (steady == ", not steady") == (not results.steady(arm, workload, level)), (arm, workload, level)
+
+
+@pytest.mark.parametrize(
+    ("section", "study", "arms", "rates"),
+    [
+        ("Mixture of experts (measured, one run of each)", "experts-h200", EXPERTS, ("2", "8", "32")),
+        (
+            "Speculative decoding (measured in part, one run of each)",
+            "decoding-h200",
+            DECODINGS,
+            ("2", "8", "24"),
+        ),
+    ],
+)
+def test_arms_by_rate(
+    tmp_path: Path, section: str, study: str, arms: dict[str, str], rates: tuple[str, ...]
+) -> None:
+    _, *rows = table(section)
+    assert [row[0] for row in rows] == list(arms)
+    results = results_of(study, tmp_path)
+    for name, *cells, tpot in rows:
+        arm = arms[name]
+        for rate, cell in zip(rates, cells, strict=True):
+            assert_joules_per_request(results, arm, "conv", f"{rate}/s", cell)
+        found = [1e3 * run_of(study, arm, rate)["latency"]["tpot_seconds"]["p50"] for rate in rates]
+        assert numbers(tpot) == pytest.approx(found, rel=0.03)
+    kept = {path.parent.parent.name for path in (KEPT / study).glob("cells/*/*/run.json")}
+    assert kept == set(arms.values())
+
+
+def test_two_gpus_for_one_model(tmp_path: Path) -> None:
+    _, *rows = table("Two GPUs for one model (measured in part, one run of each)")
+    results = results_of("parallelism-h200", tmp_path)
+    for (_, *cells, power), arm in zip(rows, ("tp-1", "tp-2"), strict=True):
+        for rate, joules, latency in zip(("2", "8", "24"), cells[::2], cells[1::2], strict=True):
+            assert_joules_per_request(results, arm, "conv", f"{rate}/s", joules)
+            run = run_of("parallelism-h200", arm, rate)
+            assert first_number(latency) == pytest.approx(run["latency"]["e2e_seconds"]["mean"], abs=6e-3)
+            assert len(run["target"]["devices"]) == int(arm[-1])
+        assert first_number(power) == pytest.approx(run["energy"]["mean_watts"], abs=0.6)
+
+
+def test_what_lookup_proposed_was_accepted() -> None:
+    """Random weights repeat themselves: the arm shows the most that n-gram lookup could save."""
+    shares, sizes = [], []
+    for path in (KEPT / "decoding-h200").glob("cells/ngram/*/server_metrics.parquet"):
+        rows = pq.read_table(path).to_pydict()
+        spans: dict[str, list[float]] = {}
+        for metric, value in zip(rows["metric"], rows["value"], strict=True):
+            spans.setdefault(metric.removeprefix("vllm:spec_decode_num_"), []).append(value)
+        grown = {name: values[-1] - values[0] for name, values in spans.items()}
+        shares.append(100 * grown["accepted_tokens_total"] / grown["draft_tokens_total"])
+        sizes.append(grown["draft_tokens_total"] / grown["drafts_total"])
+    assert len(shares) == 3
+    assert (round(min(shares), 1), round(max(shares), 1)) == (99.5, 100.0)
+    assert sizes == pytest.approx([3.95] * 3, abs=6e-3)
+    assert "(99.5 to 100 %; 3.95 of at most 4 tokens each time)" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("level", "quoted"),
+    [
+        ("batch:16", "2.7 times as much [2.1, 3.4]"),
+        ("batch:64", "55 % [21, 99] more"),
+        ("25%", "2.3 times as much [1.8, 3.0]"),
+        ("50%", "28 % [-1, 64] more"),
+        ("80%", "11 % [-15, 30] less"),
+    ],
+)
+def test_online_against_all_at_once(tmp_path: Path, level: str, quoted: str) -> None:
+    results = results_of("online-h200", tmp_path)
+    question = next(q for q in results.study.file.questions if q.number == PER_TOKEN)
+    (effect,) = (s.effect for s in results.level_savings(question) if s.level.text == level)
+    assert effect is not None
+    assert effect.low is not None
+    assert effect.high is not None
+    found = [effect.ratio, effect.low, effect.high]
+    if "times" not in quoted:
+        found = [100 * (value - 1) for value in found]
+    if quoted.endswith("less"):
+        found = [-found[0], -found[2], -found[1]]
+    assert numbers(quoted) == pytest.approx(found, abs=0.06 if "times" in quoted else 0.6)
+    assert quoted in PAGE.replace("\n", " ")
 
 
 def test_what_was_cut_short_is_not_kept() -> None:
@@ -197,9 +298,6 @@ def test_two_kinds_of_gpus_at_the_same_requests(step_costs: Any) -> None:
     assert len(schedules) == 1, "the same requests at the same times"
 
 
-PER_TOKEN, PER_REQUEST = "energy.per_output_token_joules", "energy.per_request_joules.mean"
-
-
 @pytest.mark.parametrize(
     ("study", "number", "arm", "against", "level", "quoted"),
     [
@@ -215,6 +313,20 @@ PER_TOKEN, PER_REQUEST = "energy.per_output_token_joules", "energy.per_request_j
         ("precision-h200", PER_REQUEST, "fp8-cache", "bf16", "2/s", "25 % [20, 30]"),
         ("precision-h200", PER_REQUEST, "fp8-cache", "bf16", "8/s", "23 % [21, 24]"),
         ("precision-h200", PER_REQUEST, "fp8-cache", "bf16", "24/s", "17 % [8, 24]"),
+        ("experts-h200", PER_REQUEST, "olmoe-1b-7b", "olmo-1b", "2/s", "13 % [-30, 82]"),
+        ("experts-h200", PER_REQUEST, "olmoe-1b-7b", "olmo-1b", "8/s", "52 % [40, 64]"),
+        ("experts-h200", PER_REQUEST, "olmoe-1b-7b", "olmo-1b", "32/s", "33 % [19, 49]"),
+        ("experts-h200", PER_REQUEST, "olmoe-1b-7b", "olmo-7b", "2/s", "40 % [25, 52]"),
+        ("experts-h200", PER_REQUEST, "olmoe-1b-7b", "olmo-7b", "8/s", "22 % [13, 29]"),
+        ("decoding-h200", PER_REQUEST, "ngram", "plain", "2/s", "31 % [14, 46]"),
+        ("decoding-h200", PER_REQUEST, "ngram", "plain", "8/s", "12 % [2, 21]"),
+        ("decoding-h200", PER_REQUEST, "ngram", "plain", "24/s", "4 % [-8, 15]"),
+        ("parallelism-h200", PER_REQUEST, "tp-2", "tp-1", "2/s", "52 % [39, 67]"),
+        ("parallelism-h200", PER_REQUEST, "tp-2", "tp-1", "8/s", "55 % [51, 60]"),
+        ("parallelism-h200", PER_REQUEST, "tp-2", "tp-1", "24/s", "63 % [38, 92]"),
+        ("parallelism-h200", LATENCY, "tp-2", "tp-1", "2/s", "22 % [20, 24]"),
+        ("parallelism-h200", LATENCY, "tp-2", "tp-1", "8/s", "27 % [23, 30]"),
+        ("parallelism-h200", LATENCY, "tp-2", "tp-1", "24/s", "63 % [54, 70]"),
     ],
 )
 def test_differences_with_their_intervals(

@@ -93,7 +93,7 @@ def test_a_study_with_more_repeats_goes_on_with_those(tmp_path: Path, load: Fake
     more.make()
     assert len(load.made) == 12
     with pytest.raises(InputError, match="holds a study with another run, arm 'tight'; name another"):
-        Made(tmp_path, study_text(tight='title = "x"').replace('"4s"', '"5s"')).make()
+        Made(tmp_path, study_text(tight="start_timeout = 5").replace('"4s"', '"5s"')).make()
 
 
 def test_an_arm_that_left_the_file_comes_back_only_as_it_was(tmp_path: Path, load: FakeLoad) -> None:
@@ -103,13 +103,25 @@ def test_an_arm_that_left_the_file_comes_back_only_as_it_was(tmp_path: Path, loa
     renamed = study_text().replace('name = "tight"', 'name = "tighter"')
     Made(tmp_path, renamed).make()
     assert len(load.made) == 12
-    other = study_text(tight='title = "x"')
+    other = study_text(tight="start_timeout = 5")
     with pytest.raises(InputError, match="holds a study with another arm 'tight'; name another"):
         Made(tmp_path, other).make()
     with pytest.raises(InputError, match="another arm 'tight'"):
         made.dir.check_same(study_of(tmp_path, other))
     Made(tmp_path).make()
     assert len(load.made) == 12
+
+
+def test_a_title_may_be_put_right(tmp_path: Path, load: FakeLoad) -> None:
+    Made(tmp_path).make()
+    titled = study_text(tight='title = "what it turned out to be"')
+    made = Made(tmp_path, titled)
+    kept = json.loads(made.dir.kept_path.read_text())
+    kept["arms"]["tight"]["title"] = "as directories of before kept it"
+    made.dir.kept_path.write_text(json.dumps(kept))
+    made.make()
+    assert len(load.made) == 8
+    assert made.dir.file_path.read_text() == titled
 
 
 def test_an_interrupted_cell_is_set_aside_and_made_again(tmp_path: Path, load: FakeLoad) -> None:
