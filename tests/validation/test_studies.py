@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from markdown_tables import tables
-from wattload.study.effects import Estimate
+from wattload.study.effects import Effect, Estimate
 from wattload.study.levels import parse_level
 from wattload.study.results import Results
 from wattload.study.spec import load_study
@@ -65,8 +65,8 @@ def first_number(cell: str) -> float:
     return float(found[0].replace(",", ""))
 
 
-def run_of(study: str, arm: str, level: str, repeat: int = 1) -> dict[str, Any]:
-    path = KEPT / study / "cells" / arm / f"conv-{level}-r{repeat}" / "run.json"
+def run_of(study: str, arm: str, level: str, repeat: int = 1, workload: str = "conv") -> dict[str, Any]:
+    path = KEPT / study / "cells" / arm / f"{workload}-{level}-r{repeat}" / "run.json"
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
@@ -74,6 +74,19 @@ def results_of(study: str, tmp_path: Path) -> Results:
     folder = tmp_path / study
     shutil.copytree(KEPT / study, folder)
     return Results.of(load_study(folder / "study.toml", traces=False), folder)
+
+
+def assert_quoted(effect: Effect, quoted: str) -> None:
+    """The page says an effect in these words: how many times as much, or per cent more or less."""
+    assert effect.low is not None
+    assert effect.high is not None
+    found = [effect.ratio, effect.low, effect.high]
+    if "times" not in quoted:
+        found = [100 * (value - 1) for value in found]
+        if found[0] < -1:
+            found = [-found[0], -found[2], -found[1]]
+    assert numbers(quoted) == pytest.approx(found, abs=0.06 if "." in quoted else 0.6)
+    assert quoted in PAGE.replace("\n", " ")
 
 
 def numbers(text: str) -> list[float]:
@@ -155,10 +168,8 @@ def test_classic_tasks(tmp_path: Path) -> None:
         workload = named.get(name, name)
         for rate, cell in zip((2, 8, 20), cells, strict=False):
             assert_joules_per_request(results, "vllm", workload, f"{rate}/s", cell)
-        path = KEPT / "workloads-h200" / "cells" / "vllm" / f"{workload}-20-r1" / "run.json"
-        assert first_number(cells[3]) == pytest.approx(
-            json.loads(path.read_text())["energy"]["mean_watts"], abs=0.6
-        )
+        run = run_of("workloads-h200", "vllm", "20", workload=workload)
+        assert first_number(cells[3]) == pytest.approx(run["energy"]["mean_watts"], abs=0.6)
 
 
 def assert_joules_per_request(results: Results, arm: str, workload: str, level: str, cell: str) -> None:
@@ -242,15 +253,7 @@ def test_online_against_all_at_once(tmp_path: Path, level: str, quoted: str) -> 
     question = next(q for q in results.study.file.questions if q.number == PER_TOKEN)
     (effect,) = (s.effect for s in results.level_savings(question) if s.level.text == level)
     assert effect is not None
-    assert effect.low is not None
-    assert effect.high is not None
-    found = [effect.ratio, effect.low, effect.high]
-    if "times" not in quoted:
-        found = [100 * (value - 1) for value in found]
-    if quoted.endswith("less"):
-        found = [-found[0], -found[2], -found[1]]
-    assert numbers(quoted) == pytest.approx(found, abs=0.06 if "times" in quoted else 0.6)
-    assert quoted in PAGE.replace("\n", " ")
+    assert_quoted(effect, quoted)
 
 
 def test_what_was_cut_short_is_not_kept() -> None:
@@ -347,16 +350,10 @@ def test_differences_with_their_intervals(
         if (s.arm, s.level.text) == (arm, level) and s.workload == "conv"
     )
     assert effect is not None
-    assert effect.low is not None
-    assert effect.high is not None
-    changes = [100 * (value - 1) for value in (effect.ratio, effect.low, effect.high)]
-    if changes[0] < -1:
-        changes = [-changes[0], -changes[2], -changes[1]]
-    assert numbers(quoted) == pytest.approx(changes, abs=0.06 if "." in quoted else 0.6)
+    assert_quoted(effect, quoted)
     if study == "precision-h200":
         significant = level != "24/s" or arm == "fp8-cache"
         assert effect.significant is significant
-    assert quoted in PAGE
 
 
 def test_the_arm_that_was_to_have_graphs_is_named_as_what_it_was() -> None:

@@ -126,11 +126,11 @@ class StudyDir:
         ]
         for kind in _NAMED:
             both = before.get(kind, {}).keys() & now[kind].keys()
-            # Directories of before 2026-11-28 kept titles.
+            # Titles are for readers: no cell depends on them.
             changed += sorted(
                 f"{kind[:-1]} {name!r}"
                 for name in both
-                if {**before[kind][name], "title": None} != now[kind][name]
+                if {**before[kind][name], "title": None} != {**now[kind][name], "title": None}
             )
         refuse_changed(self.path, "a study", changed)
         return before

@@ -312,7 +312,7 @@ class Study:
         return tuple(found)
 
     def as_dict(self) -> dict[str, Any]:
-        """What the cells depend on, for a directory to be continued with the same. Titles are for readers."""
+        """What the cells depend on, for a directory to be continued with the same."""
         dumped = self.file.model_dump(mode="json", by_alias=True)
         return {
             "name": self.name,
@@ -320,8 +320,8 @@ class Study:
             "seed": self.head.seed,
             "run": dumped["run"],
             "environment": dumped["environment"],
-            "arms": {arm["name"]: {**arm, "title": None} for arm in dumped["arm"]},
-            "workloads": {w["name"]: {**w, "rates": None, "title": None} for w in dumped["workload"]},
+            "arms": {arm["name"]: arm for arm in dumped["arm"]},
+            "workloads": {w["name"]: {**w, "rates": None} for w in dumped["workload"]},
         }
 
 

@@ -116,9 +116,6 @@ def test_a_title_may_be_put_right(tmp_path: Path, load: FakeLoad) -> None:
     Made(tmp_path).make()
     titled = study_text(tight='title = "what it turned out to be"')
     made = Made(tmp_path, titled)
-    kept = json.loads(made.dir.kept_path.read_text())
-    kept["arms"]["tight"]["title"] = "as directories of before kept it"
-    made.dir.kept_path.write_text(json.dumps(kept))
     made.make()
     assert len(load.made) == 8
     assert made.dir.file_path.read_text() == titled
